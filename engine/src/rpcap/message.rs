@@ -570,7 +570,9 @@ mod tests {
     #[test]
     fn a_password_is_never_printed() {
         let auth = Auth::read(b"\0\x01\0\0\0\x01\0\x06usecret").unwrap();
-        assert!(matches!(&auth, Auth::Password { user, password } if user == b"u" && password == b"secret"));
+        assert!(
+            matches!(&auth, Auth::Password { user, password } if user == b"u" && password == b"secret")
+        );
         assert!(!format!("{auth:?}").contains("secret"));
     }
 

@@ -16,11 +16,11 @@ mod header;
 mod message;
 
 pub use error::ErrorCode;
-pub use header::{Header, MessageType, HEADER_BYTES};
+pub use header::{HEADER_BYTES, Header, MessageType};
 pub use message::{
-    read_auth_reply, Address, Auth, BpfInsn, Filter, Interface, Malformed, OpenReply, PacketHeader,
-    Sampling, StartCapture, StartCaptureReply, Stats, StreamHeader, STREAM_HEADER_BYTES,
-    STREAM_NO_PACKET, PACKET_HEADER_BYTES,
+    Address, Auth, BpfInsn, Filter, Interface, Malformed, OpenReply, PACKET_HEADER_BYTES,
+    PacketHeader, STREAM_HEADER_BYTES, STREAM_NO_PACKET, Sampling, StartCapture, StartCaptureReply,
+    Stats, StreamHeader, read_auth_reply,
 };
 
 /// The port that a sensor listens on for taps in active mode.

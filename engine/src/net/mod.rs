@@ -1,0 +1,68 @@
+//! What the node's network looks like: links with their roles, own addresses, local prefixes.
+//!
+//! ```text
+//! netlink (links, addresses, routes) --> tables --> View::build --> Shared<View> --> classify, control
+//! ```
+//!
+//! A [`View`] is a snapshot, never changed after it was built. `monitor` keeps a new one coming
+//! within 100 ms of a change.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// What an interface is to the node, from routes and addresses, never from its name alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Carries a default or off-node route, or is a physical device.
+    Uplink,
+    /// The host side of a pod's link: routes reach local addresses through it.
+    Pod,
+    /// Neither (a bridge's port without routes, a dummy, loopback).
+    Other,
+}
+
+/// One network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Kernel interface index.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// `IFLA_INFO_KIND` ("veth", "bridge", "vlan", "vxlan"), empty for physical devices.
+    pub kind: String,
+    /// `ARPHRD_ETHER`.
+    pub is_ethernet: bool,
+    /// `IFF_UP`.
+    pub is_up: bool,
+    /// `IFF_RUNNING`.
+    pub is_running: bool,
+    /// `IFF_LOOPBACK`.
+    pub is_loopback: bool,
+    /// Link-layer address, empty if it has none.
+    pub mac: Vec<u8>,
+    /// Largest payload of a frame, bytes.
+    pub mtu: u32,
+    /// Own addresses, with their prefix lengths.
+    pub addresses: Vec<IpNet>,
+    /// See [`Role`].
+    pub role: Role,
+    /// Dense number, 1..1024, kept for as long as the link lives and reused later; 0 if there are
+    /// more links than numbers. Names the link in the dedup table.
+    pub slot: u16,
+    /// False where `--interface` leaves it out; always false for what is not Ethernet.
+    pub is_tapped: bool,
+}
+
+/// The node's network at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// By interface index.
+    pub links: HashMap<u32, Link>,
+    /// Addresses of the node itself; those of `kube-ipvs0` and of loopback's 127/8 and ::1 left out.
+    pub own: Vec<IpAddr>,
+    /// What the node's routes reach through interfaces that are no uplinks, host routes and
+    /// connected subnets, own addresses included.
+    pub local: Vec<IpNet>,
+}

@@ -1,0 +1,143 @@
+//! A running capture of one sensor: what workers offer frames to, what control opens and closes.
+//!
+//! ```text
+//! worker --offer(frame)--> Packer: filter, sampling, encode --> Run (datagrams, bytes)
+//!                                                                | full, or flush time
+//!                                                                v
+//!              any worker, one at a time:  Outbox --number, send--> UDP socket
+//! control --open/close, set_filter--> Sessions (Shared list) --wake--> workers
+//! ```
+//!
+//! The protocol's conversation is `control`'s; this module knows no message but the two data
+//! encodings.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::bpf::Program;
+use crate::rpcap::Sampling;
+use crate::shared::{Reader, Shared};
+use crate::stats::SessionStats;
+use crate::sys::Waker;
+
+/// UDP form of the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// Message type 110: a stream of packets cut into datagrams.
+    Stream,
+    /// Message type 7: one packet per datagram.
+    Plain,
+}
+
+/// What a sensor asked for in STARTCAP, and what the tap adds.
+#[derive(Clone, Debug)]
+pub struct SessionSpec {
+    /// Index of the sensor in the configuration; a label in metrics.
+    pub sensor: usize,
+    /// Where datagrams go: the control connection's peer, the port from STARTCAP.
+    pub peer: SocketAddr,
+    /// UDP form.
+    pub encoding: Encoding,
+    /// The most bytes of a frame, 1..=262144.
+    pub snaplen: u32,
+    /// The most bytes of UDP payload per datagram.
+    pub datagram_bytes: usize,
+    /// The sensor's filter; `None` accepts everything.
+    pub filter: Option<Program>,
+    /// The sensor's sampling.
+    pub sampling: Sampling,
+}
+
+/// A running capture.
+#[derive(Debug)]
+pub struct Session {
+    /// Unique in this process.
+    pub id: u64,
+    /// As it was opened.
+    pub spec: SessionSpec,
+    /// Counters.
+    pub stats: SessionStats,
+}
+
+impl Session {
+    /// Opens the data socket.
+    ///
+    /// # Errors
+    ///
+    /// What `socket`, `bind` or `connect` answers.
+    pub fn open(spec: SessionSpec) -> io::Result<Arc<Self>> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Self { id, spec, stats: SessionStats::default() }))
+    }
+
+    /// Replaces the sensor's filter; frames already encoded are not called back.
+    pub fn set_filter(&self, _filter: Option<Program>) {}
+}
+
+/// The sessions that are open, as control changes them and workers read them.
+#[derive(Debug)]
+pub struct Sessions {
+    list: Shared<Vec<Arc<Session>>>,
+    seen: Box<[AtomicU64]>,
+    wakers: Vec<Waker>,
+}
+
+impl Sessions {
+    /// No session yet; `wakers` wake the workers, one each.
+    #[must_use]
+    pub fn new(wakers: Vec<Waker>) -> Arc<Self> {
+        let seen = wakers.iter().map(|_| AtomicU64::new(0)).collect();
+        Arc::new(Self { list: Shared::new(Vec::new()), seen, wakers })
+    }
+
+    /// Workers offer frames to `session` from now on.
+    pub fn add(&self, session: Arc<Session>) {
+        self.change(|list| list.push(Arc::clone(&session)));
+    }
+
+    /// Takes a session out. Workers flush what they hold for it when they see the change:
+    /// [`is_drained`](Self::is_drained) with the returned generation tells when all have.
+    pub fn remove(&self, id: u64) -> u64 {
+        self.change(|list| list.retain(|session| session.id != id))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Session>>)) -> u64 {
+        let generation = self.list.update(|old| {
+            let mut list = old.clone();
+            change(&mut list);
+            list
+        });
+        for waker in &self.wakers {
+            waker.wake();
+        }
+        generation
+    }
+
+    /// True once every worker has seen `generation` and flushed what it ended.
+    #[must_use]
+    pub fn is_drained(&self, generation: u64) -> bool {
+        // ORDER: Acquire, pairs with the Release in `mark_seen`: the flush came before it.
+        self.seen.iter().all(|seen| seen.load(Ordering::Acquire) >= generation)
+    }
+
+    /// Worker `index` has flushed everything that `generation` ended.
+    pub fn mark_seen(&self, index: usize, generation: u64) {
+        // ORDER: Release, pairs with the Acquire in `is_drained`.
+        self.seen[index].store(generation, Ordering::Release);
+    }
+
+    /// A worker's view of the list.
+    #[must_use]
+    pub fn reader(&self) -> Reader<Vec<Arc<Session>>> {
+        self.list.reader()
+    }
+
+    /// The list now.
+    #[must_use]
+    pub fn load(&self) -> Arc<Vec<Arc<Session>>> {
+        self.list.load()
+    }
+}

@@ -1,0 +1,172 @@
+//! The counters of the accounting identity.
+//!
+//! ```text
+//! per worker    received = admitted + sum of dropped[reason]          (WorkerStats)
+//! per session   offered  = sent + sum of dropped[reason]              (SessionStats)
+//!               sent     = what the sensor counted + what the network lost
+//! ```
+//!
+//! "Admitted" frames were offered to every session that was open then; with none open they are
+//! dropped as `no_session`. Frames that the kernel lost before a worker saw them are
+//! [`SourceStats::ring_dropped`](crate::source::SourceStats). Counters have one writer, are
+//! published once per batch, and are right one by one; a snapshot of several is not one moment.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A counter with one writer and any number of readers.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; only the owning thread may.
+    pub fn add(&self, count: u64) {
+        // Relaxed: one writer, so nothing is lost; readers may be late.
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+    }
+
+    /// Replaces the value; only the owning thread may.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The value, possibly a batch old.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! reasons {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $label:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$doc])* $variant,)* }
+
+        impl $name {
+            /// Every reason, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The label in metrics and reports; renaming one is a change of the interface.
+            #[must_use]
+            pub fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a frame was not offered to the sessions.
+    DropReason {
+        /// The tap's own datagrams or control connection.
+        OwnTraffic = "own_traffic",
+        /// The source is local to another node that runs a tap.
+        Covered = "covered",
+        /// Carries a service address; its translated twin is reported.
+        Service = "service",
+        /// Outer packet of an overlay between nodes; the inner one is reported.
+        Overlay = "overlay",
+        /// The interface is not selected, or not Ethernet.
+        Interface = "interface",
+        /// The same packet was reported at another point.
+        Duplicate = "duplicate",
+        /// The reference's port rule left it to the other side.
+        Election = "election",
+        /// No sensor had a capture running.
+        NoSession = "no_session",
+    }
+}
+
+reasons! {
+    /// Why a frame that was offered to a session was not sent.
+    SessionDrop {
+        /// The sensor's own filter rejects it.
+        Filter = "sensor_filter",
+        /// SETSAMPLING leaves it out.
+        Sampling = "sampling",
+        /// No room in the queue of what waits to be sent.
+        QueueFull = "queue_full",
+        /// The kernel refused the datagram.
+        SendFailed = "send_failed",
+    }
+}
+
+/// One worker's counters. The worker is the only writer.
+#[derive(Debug, Default)]
+#[repr(align(128))] // two cache lines: the prefetcher pulls pairs, and workers must not share one
+pub struct WorkerStats {
+    /// Frames taken from the source.
+    pub received: Counter,
+    /// Bytes on the wire of those.
+    pub received_bytes: Counter,
+    /// Frames offered to at least one session.
+    pub admitted: Counter,
+    /// Frames not offered, by [`DropReason`] as index.
+    pub dropped: [Counter; DropReason::ALL.len()],
+    /// Frames that passed the kernel's filter, lost ones included ([`crate::source::SourceStats`]).
+    pub ring_seen: Counter,
+    /// Frames lost because the ring was full.
+    pub ring_dropped: Counter,
+    /// How often the ring was found full.
+    pub ring_freezes: Counter,
+    /// Ring entries that contradicted themselves.
+    pub ring_malformed: Counter,
+    /// Dedup entries overwritten before their window had passed.
+    pub dedup_evicted: Counter,
+    /// Batches worked on: moves while the worker lives.
+    pub batches: Counter,
+}
+
+impl WorkerStats {
+    /// The counter of `reason`.
+    #[must_use]
+    pub fn dropped(&self, reason: DropReason) -> &Counter {
+        &self.dropped[reason as usize]
+    }
+}
+
+/// One session's counters: written by whichever worker holds the right to send, so added to
+/// atomically, once per run of datagrams.
+#[derive(Debug, Default)]
+pub struct SessionStats {
+    /// Frames that workers offered.
+    pub offered: AtomicU64,
+    /// Frames whose every datagram the kernel took.
+    pub sent: AtomicU64,
+    /// Captured bytes of those.
+    pub sent_bytes: AtomicU64,
+    /// Datagrams (or TCP writes' messages) that the kernel took.
+    pub datagrams: AtomicU64,
+    /// UDP payload bytes of those.
+    pub datagram_bytes: AtomicU64,
+    /// Frames not sent, by [`SessionDrop`] as index.
+    pub dropped: [AtomicU64; SessionDrop::ALL.len()],
+}
+
+impl SessionStats {
+    /// Adds frames to a reason's count.
+    pub fn drop_frames(&self, reason: SessionDrop, count: u64) {
+        self.dropped[reason as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// The count of a reason.
+    #[must_use]
+    pub fn dropped(&self, reason: SessionDrop) -> u64 {
+        self.dropped[reason as usize].load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_its_place_in_all() {
+        for (at, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, at);
+        }
+        for (at, reason) in SessionDrop::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, at);
+        }
+    }
+}
