@@ -1,1 +1,18 @@
-//! See the crate's picture.
+//! Which copy of a packet is reported.
+//!
+//! ```text
+//! frame, headers --fingerprint--> Key { hash of what a host leaves alone, the two ends }
+//! Key, point, time --table--> Fresh | Duplicate
+//! ```
+//!
+//! The same packet at another point is a duplicate; the same bytes twice at one point are two
+//! packets. One [`Table`] is shared by all workers; it has no lock, allocates nothing after it was
+//! made, and forgets in the safe direction: an entry that is lost costs a duplicate.
+
+mod fingerprint;
+mod state;
+mod sync;
+mod table;
+
+pub use fingerprint::{Fingerprinter, Key, Translated};
+pub use table::{Outcome, Table, TableError, MIN_MEMORY};

@@ -1,0 +1,4 @@
+//! The atomics of the table, in one place so that a model checker can stand in for them.
+
+pub(super) use portable_atomic::AtomicU128;
+pub(super) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

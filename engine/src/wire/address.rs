@@ -1,0 +1,181 @@
+//! Addresses as one kind of number, and sets of prefixes of them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+/// An IP address; IPv4 ones in their IPv4-mapped form (`::ffff:a.b.c.d`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address(pub u128);
+
+impl Address {
+    /// `::`.
+    pub const UNSPECIFIED: Self = Self(0);
+    const MAPPED: u128 = 0xffff_0000_0000;
+
+    /// From the four octets of an IPv4 address.
+    #[must_use]
+    pub fn from_v4(octets: [u8; 4]) -> Self {
+        Self(Self::MAPPED | u128::from(u32::from_be_bytes(octets)))
+    }
+
+    /// From the sixteen octets of an IPv6 address.
+    #[must_use]
+    pub fn from_v6(octets: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(octets))
+    }
+
+    /// For printing and for sockets.
+    #[must_use]
+    pub fn to_ip(self) -> IpAddr {
+        Ipv6Addr::from(self.0).to_canonical()
+    }
+
+    /// The IPv4 address, if it is one.
+    #[must_use]
+    pub fn to_v4(self) -> Option<Ipv4Addr> {
+        match self.to_ip() {
+            IpAddr::V4(v4) => Some(v4),
+            IpAddr::V6(_) => None,
+        }
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(v4) => Self::from_v4(v4.octets()),
+            IpAddr::V6(v6) => Self::from_v6(v6.octets()),
+        }
+    }
+}
+
+/// A set of prefixes, built once and then only asked.
+///
+/// One sorted list per prefix length that occurs: a look-up costs a mask and a search for each
+/// length, and nodes have few (host routes, one or two subnets).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PrefixSet {
+    lengths: Vec<(u128, Vec<u128>)>,
+}
+
+/// Lists up to this long are searched from front to back, which beats halving.
+const LINEAR: usize = 8;
+
+impl PrefixSet {
+    /// The set of these prefixes.
+    pub fn new(prefixes: impl IntoIterator<Item = IpNet>) -> Self {
+        let mut by_length = std::collections::BTreeMap::<u8, Vec<u128>>::new();
+        for prefix in prefixes {
+            let bits = match prefix {
+                IpNet::V4(v4) => v4.prefix_len() + 96,
+                IpNet::V6(v6) => v6.prefix_len(),
+            };
+            let network = Address::from(prefix.network()).0 & mask(bits);
+            by_length.entry(bits).or_default().push(network);
+        }
+        let lengths = by_length
+            .into_iter()
+            .map(|(bits, mut networks)| {
+                networks.sort_unstable();
+                networks.dedup();
+                (mask(bits), networks)
+            })
+            .collect();
+        Self { lengths }
+    }
+
+    /// The set of these addresses.
+    pub fn of_hosts(hosts: impl IntoIterator<Item = IpAddr>) -> Self {
+        Self::new(hosts.into_iter().map(IpNet::from))
+    }
+
+    /// True if a prefix of the set holds `address`.
+    #[must_use]
+    pub fn contains(&self, address: Address) -> bool {
+        self.lengths.iter().any(|(mask, networks)| {
+            let network = address.0 & mask;
+            if networks.len() <= LINEAR {
+                networks.contains(&network)
+            } else {
+                networks.binary_search(&network).is_ok()
+            }
+        })
+    }
+
+    /// True if it holds nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lengths.is_empty()
+    }
+
+    /// The IPv4 prefixes as (network, mask), then the IPv6 ones, for the kernel's filter.
+    #[must_use]
+    pub fn split(&self) -> (Vec<(u32, u32)>, Vec<(u128, u128)>) {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (mask, networks) in &self.lengths {
+            for network in networks {
+                let low = |number: u128| u32::try_from(number & 0xffff_ffff).unwrap_or(0);
+                if network >> 32 == Address::MAPPED >> 32 && mask >> 32 == u128::MAX >> 32 {
+                    v4.push((low(*network), low(*mask)));
+                } else {
+                    v6.push((*network, *mask));
+                }
+            }
+        }
+        (v4, v6)
+    }
+}
+
+fn mask(bits: u8) -> u128 {
+    u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn set(prefixes: &[&str]) -> PrefixSet {
+        PrefixSet::new(prefixes.iter().map(|text| text.parse().unwrap()))
+    }
+
+    fn has(set: &PrefixSet, ip: &str) -> bool {
+        set.contains(ip.parse::<IpAddr>().unwrap().into())
+    }
+
+    #[test]
+    fn prefixes_of_both_families_live_together() {
+        let set = set(&["10.0.0.0/8", "192.168.1.7/32", "fd00::/16", "2001:db8::1/128"]);
+        for inside in ["10.255.0.1", "192.168.1.7", "fd00:1::9", "2001:db8::1"] {
+            assert!(has(&set, inside), "{inside}");
+        }
+        for outside in ["11.0.0.0", "192.168.1.8", "fc00::1", "2001:db8::2", "::"] {
+            assert!(!has(&set, outside), "{outside}");
+        }
+    }
+
+    #[test]
+    fn everything_is_zero_bits() {
+        assert!(has(&set(&["0.0.0.0/0"]), "1.2.3.4"));
+        assert!(!has(&set(&["0.0.0.0/0"]), "fd00::1"));
+        assert!(has(&set(&["::/0"]), "fd00::1"));
+        assert!(!has(&PrefixSet::default(), "1.2.3.4"));
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_linear_scan(nets in proptest::collection::vec((any::<u32>(), 0..=32u8), 0..40),
+                                     asked: u32, near in 0..40usize) {
+            let nets: Vec<IpNet> = nets.into_iter()
+                .map(|(ip, bits)| IpNet::new(IpAddr::V4(ip.into()), bits).unwrap().trunc())
+                .collect();
+            let set = PrefixSet::new(nets.iter().copied());
+            let mut ips = vec![IpAddr::V4(asked.into())];
+            ips.extend(nets.get(near).map(IpNet::broadcast));
+            for ip in ips {
+                prop_assert_eq!(set.contains(ip.into()), nets.iter().any(|net| net.contains(&ip)));
+            }
+        }
+    }
+}
