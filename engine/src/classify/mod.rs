@@ -1,1 +1,222 @@
-//! See the crate's picture.
+//! What addresses, role and direction alone decide about a frame.
+//!
+//! ```text
+//! Policy (flags) + View (netlink) --Classifier::new--> Classifier   (rebuilt when either changes)
+//! Classifier::classify(frame, headers) --> Scope { point, translated ends } | DropReason
+//! Classifier::filter()                 --> the same drops for the socket, as classic BPF
+//! ```
+//!
+//! The rule is "the sender's node reports": a frame whose source is local to another tapped node
+//! is that node's. Frames with a service address are skipped, since their translated twin is
+//! reported - unless the service address is the node's own, when there is no twin. Whatever is in
+//! doubt passes: the dedup table comes next, and a duplicate is better than a loss.
+
+mod filter;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::dedup::Translated;
+use crate::frame::{Direction, Frame, Point};
+use crate::net::{Role, View};
+use crate::rpcap::MessageType;
+use crate::stats::DropReason;
+use crate::wire::{Address, Headers, PrefixSet, protocol};
+
+/// Who reports a packet that several nodes or points see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Election {
+    /// The sender's node.
+    #[default]
+    Source,
+    /// Everybody; only the content table removes copies within the node.
+    None,
+}
+
+/// What flags say.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// See [`Election`].
+    pub election: Election,
+    /// Service addresses.
+    pub svcnet: Vec<IpNet>,
+    /// Addresses whose nodes all run a tap.
+    pub tapped: Vec<IpNet>,
+    /// Exceptions to `tapped`.
+    pub untapped: Vec<IpNet>,
+    /// UDP destination ports of VXLAN and Geneve.
+    pub overlay_ports: Vec<u16>,
+    /// Every Ethernet interface is wanted, also one that netlink has not told of yet.
+    pub any_interface: bool,
+    /// TCP ports of the sensors' control connections.
+    pub control_ports: Vec<u16>,
+}
+
+/// What is known of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    slot: u16,
+    role: Role,
+    is_tapped: bool,
+}
+
+/// A frame that passed: its point's number in the dedup table, and the ends that the node may
+/// have put its own address in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// `slot * 2 + direction`; 0 and 1 mean that the interface has no number.
+    pub point: u16,
+    /// See [`Translated`].
+    pub translated: Translated,
+}
+
+/// See the module. Immutable: a change of flags, network or sensors makes a new one.
+#[derive(Clone, Debug)]
+pub struct Classifier {
+    election: Election,
+    any_interface: bool,
+    places: HashMap<u32, Place>,
+    own: PrefixSet,
+    local: PrefixSet,
+    service: PrefixSet,
+    tapped: PrefixSet,
+    untapped: PrefixSet,
+    sensors: PrefixSet,
+    control_ports: Vec<u16>,
+    overlay_ports: Vec<u16>,
+    has_ipip: bool,
+}
+
+/// Kinds of links that carry frames in UDP between nodes.
+const UDP_OVERLAYS: [&str; 2] = ["vxlan", "geneve"];
+/// Kinds of links that carry packets in IP between nodes.
+const IP_OVERLAYS: [&str; 3] = ["ipip", "sit", "ip6tnl"];
+
+impl Classifier {
+    /// What `policy` means on the network `view`, with the sensors at these addresses.
+    #[must_use]
+    pub fn new(policy: &Policy, view: &View, sensors: &[IpAddr]) -> Self {
+        let place = |link: &crate::net::Link| Place {
+            slot: link.slot,
+            role: link.role,
+            is_tapped: link.is_tapped,
+        };
+        let has = |kinds: &[&str]| {
+            view.links.values().any(|link| link.is_up && kinds.contains(&link.kind.as_str()))
+        };
+        // Without a device that unpacks them, the outer packets are all there is.
+        let overlay_ports =
+            if has(&UDP_OVERLAYS) { policy.overlay_ports.clone() } else { Vec::new() };
+        Self {
+            election: policy.election,
+            any_interface: policy.any_interface,
+            places: view.links.iter().map(|(ifindex, link)| (*ifindex, place(link))).collect(),
+            own: PrefixSet::of_hosts(view.own.iter().copied()),
+            local: PrefixSet::new(view.local.iter().copied()),
+            service: PrefixSet::new(policy.svcnet.iter().copied()),
+            tapped: PrefixSet::new(policy.tapped.iter().copied()),
+            untapped: PrefixSet::new(policy.untapped.iter().copied()),
+            sensors: PrefixSet::of_hosts(sensors.iter().copied()),
+            control_ports: policy.control_ports.clone(),
+            overlay_ports,
+            has_ipip: has(&IP_OVERLAYS),
+        }
+    }
+
+    /// Decides about a frame.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not this node's, or nobody's, to report.
+    pub fn classify(&self, frame: &Frame<'_>, headers: &Headers) -> Result<Scope, DropReason> {
+        let place = self.place(frame.point).ok_or(DropReason::Interface)?;
+        if self.is_own_traffic(frame.data, headers) {
+            return Err(DropReason::OwnTraffic);
+        }
+        let inbound = frame.point.direction == Direction::In;
+        let from_outside = place.role == Role::Uplink && inbound;
+        if self.election == Election::Source {
+            if self.is_overlay(headers) {
+                return Err(DropReason::Overlay);
+            }
+            // A source that is neither local nor entering at a local interface came by an uplink,
+            // here or at a point before.
+            if (from_outside || !inbound) && self.is_covered(headers.source) {
+                return Err(DropReason::Covered);
+            }
+            if self.is_service(headers.source) || self.is_service(headers.destination) {
+                return Err(DropReason::Service);
+            }
+        }
+        let to_outside = place.role == Role::Uplink && !inbound;
+        Ok(Scope {
+            point: place.slot * 2 + u16::from(inbound),
+            translated: Translated {
+                source: to_outside && self.own.contains(headers.source),
+                destination: from_outside && self.own.contains(headers.destination),
+            },
+        })
+    }
+
+    /// `None` where the interface is not to be tapped.
+    fn place(&self, point: Point) -> Option<Place> {
+        let place = match self.places.get(&point.ifindex) {
+            Some(place) => *place,
+            // Netlink is a moment behind.
+            None => Place { slot: 0, role: Role::Other, is_tapped: self.any_interface },
+        };
+        place.is_tapped.then_some(place)
+    }
+
+    /// True for an address that is local to another tapped node.
+    fn is_covered(&self, source: Address) -> bool {
+        self.tapped.contains(source)
+            && !self.untapped.contains(source)
+            && !self.local.contains(source)
+    }
+
+    fn is_service(&self, address: Address) -> bool {
+        self.service.contains(address) && !self.own.contains(address)
+    }
+
+    /// An outer packet between nodes: its inner one is seen at the overlay's device and the pod.
+    fn is_overlay(&self, headers: &Headers) -> bool {
+        let outer = match headers.protocol {
+            protocol::UDP => {
+                headers.ports.is_some_and(|(_, port)| self.overlay_ports.contains(&port))
+            }
+            protocol::IPIP | protocol::IPV6 => self.has_ipip,
+            _ => false,
+        };
+        outer && (self.own.contains(headers.source) || self.own.contains(headers.destination))
+    }
+
+    /// Datagrams to a sensor (whichever node's tap sent them) and control connections.
+    fn is_own_traffic(&self, data: &[u8], headers: &Headers) -> bool {
+        let to_sensor = self.sensors.contains(headers.destination);
+        if !to_sensor && !self.sensors.contains(headers.source) {
+            return false;
+        }
+        match (headers.protocol, headers.ports) {
+            (protocol::TCP, Some((source, destination))) => {
+                let port = if to_sensor { destination } else { source };
+                self.control_ports.contains(&port)
+            }
+            (protocol::UDP, Some(_)) => to_sensor && is_rpcap_data(&data[headers.payload..]),
+            // The tail of a datagram of ours that some router cut.
+            (protocol::UDP, None) => to_sensor && self.own.contains(headers.source),
+            _ => false,
+        }
+    }
+}
+
+/// True for the first bytes of a datagram in either data encoding.
+fn is_rpcap_data(payload: &[u8]) -> bool {
+    matches!(payload, [0, kind, ..]
+        if *kind == MessageType::Packet as u8 || *kind == MessageType::Stream as u8)
+}
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::wire::{protocol, Address, Fragment, Headers, Network};
+use crate::wire::{Address, Fragment, Headers, Network, protocol};
 
 /// Which end of a frame may have been replaced by the node's own address on the way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

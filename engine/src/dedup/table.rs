@@ -18,9 +18,9 @@
 //! the same bucket, seen at another point within the window: 4 slots * 2^-44 a look-up at most,
 //! even where the ends agree anyway (one bulk flow). That is one packet in 4 * 10^12.
 
-use super::fingerprint::{ends_match, Key};
-use super::state::{Sighting, State, CHECK_BITS, POINT_BITS};
-use super::sync::{AtomicU128, AtomicU32, AtomicU64, Ordering};
+use super::fingerprint::{Key, ends_match};
+use super::state::{CHECK_BITS, POINT_BITS, Sighting, State};
+use super::sync::{AtomicU32, AtomicU64, AtomicU128, Ordering};
 
 /// What the table says of a sighting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,9 +181,7 @@ impl Table {
         let old = State(slot.state.load(Ordering::Acquire));
         // ORDER: AcqRel, pairs with the loads of `id`: the new owner's later state is written
         // after it, and what was read of the slot before is still true if it succeeds.
-        slot.id
-            .compare_exchange(old_id, key.id(), Ordering::AcqRel, Ordering::Relaxed)
-            .ok()?;
+        slot.id.compare_exchange(old_id, key.id(), Ordering::AcqRel, Ordering::Relaxed).ok()?;
         Self::start(slot, old, key, point, now)
     }
 

@@ -11,8 +11,13 @@
 //! The protocol's conversation is `control`'s; this module knows no message but the two data
 //! encodings.
 
+mod outbox;
+mod packer;
+mod run;
+mod sampler;
+
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,7 +25,15 @@ use crate::bpf::Program;
 use crate::rpcap::Sampling;
 use crate::shared::{Reader, Shared};
 use crate::stats::SessionStats;
-use crate::sys::Waker;
+use crate::sys::{Buffer, Waker, force_buffer};
+
+use outbox::Outbox;
+pub use packer::Packer;
+pub(crate) use run::MIN_DATAGRAM;
+use sampler::Sampler;
+
+/// Send buffer asked for, bytes: what the reference takes.
+const SEND_BUFFER: usize = 8 << 20;
 
 /// UDP form of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +49,8 @@ pub enum Encoding {
 pub struct SessionSpec {
     /// Index of the sensor in the configuration; a label in metrics.
     pub sensor: usize,
+    /// The one interface that was opened; `None` for `any-eth`.
+    pub interface: Option<String>,
     /// Where datagrams go: the control connection's peer, the port from STARTCAP.
     pub peer: SocketAddr,
     /// UDP form.
@@ -59,6 +74,9 @@ pub struct Session {
     pub spec: SessionSpec,
     /// Counters.
     pub stats: SessionStats,
+    filter: Shared<Option<Program>>,
+    sampler: Sampler,
+    outbox: Outbox,
 }
 
 impl Session {
@@ -69,12 +87,31 @@ impl Session {
     /// What `socket`, `bind` or `connect` answers.
     pub fn open(spec: SessionSpec) -> io::Result<Arc<Self>> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        // Relaxed: only uniqueness matters.
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(Arc::new(Self { id, spec, stats: SessionStats::default() }))
+        let any: IpAddr = match spec.peer {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(spec.peer)?;
+        socket.set_nonblocking(true)?;
+        force_buffer(&socket, Buffer::Send, SEND_BUFFER);
+        let datagram_bytes = spec.datagram_bytes.max(MIN_DATAGRAM);
+        Ok(Arc::new(Self {
+            id,
+            stats: SessionStats::default(),
+            filter: Shared::new(spec.filter.clone()),
+            sampler: Sampler::new(spec.sampling),
+            outbox: Outbox::new(socket, spec.encoding, datagram_bytes),
+            spec,
+        }))
     }
 
     /// Replaces the sensor's filter; frames already encoded are not called back.
-    pub fn set_filter(&self, _filter: Option<Program>) {}
+    pub fn set_filter(&self, filter: Option<Program>) {
+        self.filter.replace(filter);
+    }
 }
 
 /// The sessions that are open, as control changes them and workers read them.

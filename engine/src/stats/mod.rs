@@ -11,6 +11,8 @@
 //! [`SourceStats::ring_dropped`](crate::source::SourceStats). Counters have one writer, are
 //! published once per batch, and are right one by one; a snapshot of several is not one moment.
 
+pub mod histogram;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A counter with one writer and any number of readers.

@@ -1,5 +1,8 @@
 //! The kernel's edges: each foreign call or constant in one thin, safe wrapper.
 
+mod buffer;
+pub(crate) mod udp;
 mod waker;
 
+pub(crate) use buffer::{Buffer, force_buffer};
 pub use waker::Waker;

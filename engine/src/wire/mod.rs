@@ -314,7 +314,11 @@ mod tests {
             let mut bad = good.clone();
             bad[14 + 20 + 12] = offset;
             let headers = Headers::parse(&bad);
-            assert_eq!((headers.network, headers.has_transport()), (Network::V4, false), "{offset}");
+            assert_eq!(
+                (headers.network, headers.has_transport()),
+                (Network::V4, false),
+                "{offset}"
+            );
         }
     }
 

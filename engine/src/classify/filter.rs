@@ -1,0 +1,1 @@
+//! The drops that the kernel can take, as classic BPF.

@@ -1,0 +1,208 @@
+//! A small node, and what its classifier says of frames.
+
+use super::*;
+use crate::frame::Offload;
+use crate::net::Link;
+use crate::wire::ethertype;
+
+const UPLINK: u32 = 2;
+const POD: u32 = 10;
+
+fn link(ifindex: u32, role: Role, kind: &str) -> (u32, Link) {
+    let link = Link {
+        ifindex,
+        name: format!("if{ifindex}"),
+        kind: kind.into(),
+        is_ethernet: true,
+        is_up: true,
+        is_running: true,
+        is_loopback: false,
+        mac: vec![2, 0, 0, 0, 0, 1],
+        mtu: 1500,
+        addresses: Vec::new(),
+        role,
+        slot: u16::try_from(ifindex).unwrap(),
+        is_tapped: true,
+    };
+    (ifindex, link)
+}
+
+pub(super) fn view() -> View {
+    View {
+        links: [link(UPLINK, Role::Uplink, ""), link(POD, Role::Pod, "veth")].into(),
+        own: vec!["10.0.1.10".parse().unwrap(), "172.20.0.10".parse().unwrap()],
+        local: ["10.0.1.10/32", "10.0.1.101/32", "fd00:1::101/128"]
+            .map(|net| net.parse().unwrap())
+            .into(),
+        ..View::default()
+    }
+}
+
+pub(super) fn policy() -> Policy {
+    Policy {
+        svcnet: vec!["172.20.0.0/16".parse().unwrap()],
+        tapped: vec!["10.0.0.0/16".parse().unwrap(), "fd00::/16".parse().unwrap()],
+        untapped: vec!["10.0.200.0/24".parse().unwrap()],
+        overlay_ports: vec![4789],
+        any_interface: true,
+        control_ports: vec![2003],
+        ..Policy::default()
+    }
+}
+
+fn packet(protocol: u8, source: &str, destination: &str, l4: &[u8]) -> Vec<u8> {
+    let (source, destination): (IpAddr, IpAddr) =
+        (source.parse().unwrap(), destination.parse().unwrap());
+    let mut data = vec![0; 12];
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            data.extend(ethertype::IPV4.to_be_bytes());
+            let total = u16::try_from(20 + l4.len()).unwrap().to_be_bytes();
+            data.extend([0x45, 0, total[0], total[1], 0, 1, 0, 0, 64, protocol, 0, 0]);
+            data.extend(source.octets());
+            data.extend(destination.octets());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            data.extend(ethertype::IPV6.to_be_bytes());
+            let len = u16::try_from(l4.len()).unwrap().to_be_bytes();
+            data.extend([0x60, 0, 0, 0, len[0], len[1], protocol, 64]);
+            data.extend(source.octets());
+            data.extend(destination.octets());
+        }
+        _ => panic!("one family"),
+    }
+    data.extend(l4);
+    data
+}
+
+fn udp(source: &str, destination: &str, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+    let mut l4 = Vec::new();
+    l4.extend(ports.0.to_be_bytes());
+    l4.extend(ports.1.to_be_bytes());
+    l4.extend(u16::try_from(8 + payload.len()).unwrap().to_be_bytes());
+    l4.extend([0, 0]);
+    l4.extend(payload);
+    packet(protocol::UDP, source, destination, &l4)
+}
+
+fn tcp(source: &str, destination: &str, ports: (u16, u16)) -> Vec<u8> {
+    let mut l4 = vec![0; 20];
+    l4[..2].copy_from_slice(&ports.0.to_be_bytes());
+    l4[2..4].copy_from_slice(&ports.1.to_be_bytes());
+    l4[12] = 0x50;
+    packet(protocol::TCP, source, destination, &l4)
+}
+
+fn at(data: &[u8], ifindex: u32, direction: Direction) -> Frame<'_> {
+    Frame {
+        data,
+        wire_len: u32::try_from(data.len()).unwrap(),
+        timestamp_ns: 0,
+        point: Point { ifindex, direction },
+        vlan: None,
+        offload: Offload::default(),
+    }
+}
+
+fn ask(classifier: &Classifier, frame: &Frame<'_>) -> Result<Scope, DropReason> {
+    classifier.classify(frame, &Headers::parse(frame.data))
+}
+
+fn classifier() -> Classifier {
+    Classifier::new(&policy(), &view(), &["10.0.250.10".parse().unwrap()])
+}
+
+use Direction::{In, Out};
+
+#[test]
+fn the_senders_node_reports() {
+    let c = classifier();
+    let local = udp("10.0.1.101", "10.0.2.101", (1000, 53), b"x");
+    assert_eq!(ask(&c, &at(&local, POD, In)).map(|scope| scope.point), Ok(21));
+    assert_eq!(ask(&c, &at(&local, UPLINK, Out)).map(|scope| scope.point), Ok(4));
+    let covered = udp("10.0.2.101", "10.0.1.101", (53, 1000), b"x");
+    assert_eq!(ask(&c, &at(&covered, UPLINK, In)), Err(DropReason::Covered));
+    assert_eq!(ask(&c, &at(&covered, POD, Out)), Err(DropReason::Covered));
+    let v6 = udp("fd00:2::101", "fd00:1::101", (53, 1000), b"x");
+    assert_eq!(ask(&c, &at(&v6, UPLINK, In)), Err(DropReason::Covered));
+}
+
+#[test]
+fn a_doubt_costs_a_duplicate_never_a_loss() {
+    let c = classifier();
+    for outside in ["203.0.113.10", "10.0.200.5"] {
+        let data = udp(outside, "10.0.1.101", (53, 1000), b"x");
+        assert!(ask(&c, &at(&data, UPLINK, In)).is_ok(), "{outside} runs no tap");
+    }
+    // A pod whose route netlink has not told of yet: its frames enter at a local interface.
+    let new_pod = udp("10.0.1.222", "10.0.2.101", (1000, 53), b"x");
+    assert!(ask(&c, &at(&new_pod, POD, In)).is_ok());
+    // An interface that netlink has not told of yet has no number, so it is never a copy.
+    assert_eq!(ask(&c, &at(&new_pod, 99, In)).map(|scope| scope.point), Ok(1));
+    let chosen = Classifier { any_interface: false, ..c };
+    assert_eq!(ask(&chosen, &at(&new_pod, 99, In)), Err(DropReason::Interface));
+}
+
+#[test]
+fn service_addresses_are_skipped_unless_they_are_the_nodes_own() {
+    let c = classifier();
+    let request = udp("10.0.1.101", "172.20.0.99", (1000, 53), b"x");
+    assert_eq!(ask(&c, &at(&request, POD, In)), Err(DropReason::Service));
+    let reply = udp("172.20.0.99", "10.0.1.101", (53, 1000), b"x");
+    assert_eq!(ask(&c, &at(&reply, POD, Out)), Err(DropReason::Service));
+    let node_local = udp("10.0.1.101", "172.20.0.10", (1000, 53), b"x");
+    assert!(ask(&c, &at(&node_local, POD, In)).is_ok());
+}
+
+#[test]
+fn the_taps_own_traffic_is_nobodys() {
+    let c = classifier();
+    let own = |data: &[u8]| ask(&c, &at(data, UPLINK, Out)) == Err(DropReason::OwnTraffic);
+    assert!(own(&udp("10.0.1.10", "10.0.250.10", (999, 7777), &[0, 110, 0, 8])));
+    assert!(own(&udp("10.0.2.10", "10.0.250.10", (999, 7777), &[0, 7, 0, 0])), "another tap's");
+    assert!(own(&tcp("10.0.1.10", "10.0.250.10", (40000, 2003))));
+    let reply = tcp("10.0.250.10", "10.0.1.10", (2003, 40000));
+    assert_eq!(ask(&c, &at(&reply, UPLINK, In)), Err(DropReason::OwnTraffic));
+    assert!(!own(&udp("10.0.1.101", "10.0.250.10", (999, 53), b"dns")), "a pod's own business");
+    assert!(!own(&tcp("10.0.1.101", "10.0.250.10", (40000, 443))));
+    assert!(!own(&udp("10.0.1.10", "10.0.251.10", (999, 7777), &[0, 110, 0, 8])), "elsewhere");
+}
+
+#[test]
+fn overlays_are_dropped_only_where_something_unpacks_them() {
+    let outer = udp("10.0.1.10", "10.0.2.10", (5555, 4789), b"vxlan");
+    assert!(ask(&classifier(), &at(&outer, UPLINK, Out)).is_ok(), "no vxlan device here");
+    let mut with_device = view();
+    with_device.links.extend([link(30, Role::Uplink, "vxlan")]);
+    let c = Classifier::new(&policy(), &with_device, &[]);
+    assert_eq!(ask(&c, &at(&outer, UPLINK, Out)), Err(DropReason::Overlay));
+    let nested = udp("10.0.1.101", "10.0.2.101", (5555, 4789), b"vxlan");
+    assert!(ask(&c, &at(&nested, POD, In)).is_ok(), "a pod's own tunnel is traffic");
+}
+
+#[test]
+fn only_uplinks_translate() {
+    let c = classifier();
+    let leaving = udp("10.0.1.10", "203.0.113.10", (1000, 53), b"x");
+    let scope = ask(&c, &at(&leaving, UPLINK, Out)).unwrap();
+    assert_eq!(scope.translated, Translated { source: true, destination: false });
+    let scope = ask(&c, &at(&leaving, POD, In)).unwrap();
+    assert_eq!(scope.translated, Translated::default());
+    let arriving = udp("203.0.113.10", "10.0.1.10", (53, 1000), b"x");
+    let scope = ask(&c, &at(&arriving, UPLINK, In)).unwrap();
+    assert_eq!(scope.translated, Translated { source: false, destination: true });
+}
+
+#[test]
+fn without_an_election_only_the_taps_own_traffic_goes() {
+    let policy = Policy { election: Election::None, ..policy() };
+    let c = Classifier::new(&policy, &view(), &["10.0.250.10".parse().unwrap()]);
+    for data in [
+        udp("10.0.2.101", "10.0.1.101", (53, 1000), b"x"),
+        udp("10.0.1.101", "172.20.0.99", (1000, 53), b"x"),
+    ] {
+        assert!(ask(&c, &at(&data, UPLINK, In)).is_ok());
+    }
+    let own = udp("10.0.1.10", "10.0.250.10", (999, 7777), &[0, 110, 0, 8]);
+    assert_eq!(ask(&c, &at(&own, UPLINK, Out)), Err(DropReason::OwnTraffic));
+}

@@ -1,0 +1,133 @@
+//! A worker's own end of a session: decides whether the sensor wants a frame, and packs it.
+//!
+//! ```text
+//! offer(frame): interface, filter, sampling -> run.push -> full? submit
+//! flush_due(now): the oldest frame has waited long enough? finish the datagram, submit
+//! drop: flush, so that nothing offered is left behind
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::bpf::Program;
+use crate::frame::Frame;
+use crate::shared::Reader;
+use crate::stats::SessionDrop;
+use crate::stats::histogram::{Stage, WorkerHistograms};
+
+use super::Session;
+use super::run::{MAX_CAPLEN, Run};
+
+/// See the module. One per worker and session.
+#[derive(Debug)]
+pub struct Packer {
+    session: Arc<Session>,
+    filter: Reader<Option<Program>>,
+    run: Option<Box<Run>>,
+    /// Counts not yet added to the session's.
+    offered: u64,
+    dropped: [u64; SessionDrop::ALL.len()],
+}
+
+impl Packer {
+    /// A packer for one worker.
+    #[must_use]
+    pub fn new(session: Arc<Session>) -> Self {
+        let filter = session.filter.reader();
+        Self { session, filter, run: None, offered: 0, dropped: [0; SessionDrop::ALL.len()] }
+    }
+
+    /// The session it packs for.
+    #[must_use]
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// Between batches: takes a new filter, publishes counts.
+    pub fn begin_batch(&mut self) {
+        self.filter.refresh();
+    }
+
+    /// Offers a frame at the worker's time `now_ns`.
+    pub fn offer(&mut self, frame: &Frame<'_>, now_ns: u64, histograms: &mut WorkerHistograms) {
+        self.offered += 1;
+        let mut most = usize::try_from(self.session.spec.snaplen).unwrap_or(usize::MAX);
+        if let Some(program) = &**self.filter.get() {
+            match program.run(frame) {
+                0 => return self.count(SessionDrop::Filter),
+                accepted => most = most.min(usize::try_from(accepted).unwrap_or(usize::MAX)),
+            }
+        }
+        if !self.session.sampler.admits(frame.timestamp_ns) {
+            return self.count(SessionDrop::Sampling);
+        }
+        let run = match &mut self.run {
+            Some(run) => run,
+            empty => match self.session.outbox.take_run() {
+                Some(run) => empty.insert(run),
+                None => return self.count(SessionDrop::QueueFull),
+            },
+        };
+        if run.is_empty() {
+            run.opened_ns = now_ns;
+        }
+        run.push(&frame.wire(most.min(MAX_CAPLEN)));
+        if run.is_full() {
+            self.flush(now_ns, histograms);
+        }
+    }
+
+    fn count(&mut self, reason: SessionDrop) {
+        self.dropped[reason as usize] += 1;
+    }
+
+    /// When what waits must go out, worker's clock; `None` while nothing waits.
+    #[must_use]
+    pub fn deadline_ns(&self, flush_ns: u64) -> Option<u64> {
+        let run = self.run.as_ref().filter(|run| !run.is_empty())?;
+        Some(run.opened_ns.saturating_add(flush_ns))
+    }
+
+    /// Sends what waits, partial datagram included.
+    pub fn flush(&mut self, now_ns: u64, histograms: &mut WorkerHistograms) {
+        if let Some(run) = self.run.take() {
+            let waited = now_ns.saturating_sub(run.opened_ns);
+            let frames = run.frames.len() as u64;
+            if let Some(send_ns) = self.submit(run) {
+                histograms.record(Stage::Send, send_ns);
+            }
+            histograms.record_n(Stage::BatchWait, waited, frames);
+        }
+    }
+
+    fn submit(&mut self, mut run: Box<Run>) -> Option<u64> {
+        if run.is_empty() {
+            self.session.outbox.give_back(run);
+            return None;
+        }
+        run.finish();
+        self.session.outbox.submit(run, &self.session.stats)
+    }
+
+    /// After a batch: the counts become visible.
+    pub fn publish(&mut self) {
+        let stats = &self.session.stats;
+        if self.offered != 0 {
+            stats.offered.fetch_add(std::mem::take(&mut self.offered), Ordering::Relaxed);
+        }
+        for (count, reason) in self.dropped.iter_mut().zip(SessionDrop::ALL) {
+            if *count != 0 {
+                stats.drop_frames(*reason, std::mem::take(count));
+            }
+        }
+    }
+}
+
+impl Drop for Packer {
+    fn drop(&mut self) {
+        if let Some(run) = self.run.take() {
+            self.submit(run);
+        }
+        self.publish();
+    }
+}

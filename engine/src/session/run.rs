@@ -1,0 +1,340 @@
+//! A run: finished datagrams, back to back in one buffer, that go out together.
+//!
+//! ```text
+//! bytes:     | datagram 0 (full) | datagram 1 (full) | ... | datagram n (partial) |
+//! ends:                          ^                   ^                            ^
+//! frames:    (place of the packet number, first datagram, last datagram, caplen) for each
+//! ```
+//!
+//! A run starts and ends at a packet's edge, so whole runs of different workers can follow one
+//! another in any order. Datagram and packet numbers are left empty here and stamped when the run
+//! is sent, because only then is its place in the session's sequence known.
+//!
+//! Both encodings are written here. Stream: 8 bytes, then packets one after the other; a frame
+//! goes on in the next datagram, a packet header never does: a datagram is finished as soon as
+//! it holds `datagram_bytes - 28`, as the reference does. Plain: a message header, then one packet.
+
+use crate::frame::WireFrame;
+use crate::rpcap::{
+    HEADER_BYTES, Header, MAX_UDP_PAYLOAD, MessageType, PACKET_HEADER_BYTES, PacketHeader,
+    STREAM_HEADER_BYTES, STREAM_NO_PACKET, StreamHeader,
+};
+
+use super::Encoding;
+
+/// Bytes of a run's buffer: one frame of the largest size, and a batch of small ones.
+pub(super) const RUN_BYTES: usize = 160 * 1024;
+/// A run with this many bytes is sent, partial datagram and all: what one GSO send may hold.
+const FULL_BYTES: usize = 60 * 1024;
+/// Datagrams of a run, at most, apart from those of its last frame.
+const FULL_DATAGRAMS: usize = 64;
+/// The most bytes of a frame that are sent: an IP packet of 64 KiB with its link header. A larger
+/// one is cut, its length on the wire kept.
+pub(crate) const MAX_CAPLEN: usize = 65_535 + 14 + 8;
+/// Smallest useful datagram: headers and something of a frame.
+pub(crate) const MIN_DATAGRAM: usize = 128;
+
+/// A frame's place in a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FrameMark {
+    /// Offset of the packet number in the buffer.
+    pub number_at: usize,
+    /// First and last datagram that carry a part of it.
+    pub first: usize,
+    /// See `first`.
+    pub last: usize,
+    /// Bytes of the frame.
+    pub caplen: usize,
+}
+
+/// See the module. Buffers are allocated once and recycled.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub bytes: Vec<u8>,
+    /// End of each finished datagram.
+    pub ends: Vec<usize>,
+    pub frames: Vec<FrameMark>,
+    /// Kernel timestamp of nothing: when the first frame was offered, worker's clock, ns.
+    pub opened_ns: u64,
+    encoding: Encoding,
+    datagram_bytes: usize,
+    /// Start of the datagram being filled, if one is.
+    open: Option<usize>,
+}
+
+impl Run {
+    pub(super) fn new(encoding: Encoding, datagram_bytes: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(RUN_BYTES),
+            ends: Vec::with_capacity(RUN_BYTES / MIN_DATAGRAM),
+            frames: Vec::with_capacity(RUN_BYTES / PACKET_HEADER_BYTES),
+            opened_ns: 0,
+            encoding,
+            datagram_bytes,
+            open: None,
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+        self.frames.clear();
+        self.open = None;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// True when it should be sent before another frame is added.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes.len() >= FULL_BYTES || self.ends.len() >= FULL_DATAGRAMS
+    }
+
+    /// Adds a frame.
+    pub(super) fn push(&mut self, frame: &WireFrame<'_>) {
+        match self.encoding {
+            Encoding::Stream => self.push_stream(frame),
+            Encoding::Plain => self.push_plain(frame),
+        }
+    }
+
+    /// Finishes the datagram being filled.
+    pub(super) fn finish(&mut self) {
+        if self.open.take().is_some() {
+            self.ends.push(self.bytes.len());
+        }
+    }
+
+    fn push_stream(&mut self, frame: &WireFrame<'_>) {
+        let start = self.datagram();
+        if self.bytes[start + 2..start + 4] == STREAM_NO_PACKET.to_be_bytes() {
+            let at =
+                u16::try_from(self.bytes.len() - start).expect("datagrams have 64 KiB at most");
+            self.bytes[start + 2..start + 4].copy_from_slice(&at.to_be_bytes());
+        }
+        let first = self.ends.len();
+        let caplen = frame.caplen();
+        let number_at = self.push_packet_header(frame, caplen);
+        frame.for_each_piece(|mut piece| {
+            while !piece.is_empty() {
+                let start = self.datagram();
+                let room = self.datagram_bytes - (self.bytes.len() - start);
+                let (now, later) = piece.split_at(room.min(piece.len()));
+                self.bytes.extend_from_slice(now);
+                piece = later;
+                // Cut only where the next piece, or the next packet's header, cannot follow.
+                if now.len() == room {
+                    self.finish();
+                }
+            }
+        });
+        let last = self.ends.len() - usize::from(self.open.is_none());
+        self.frames.push(FrameMark { number_at, first, last, caplen });
+        if let Some(start) = self.open {
+            if self.bytes.len() - start
+                > self.datagram_bytes - (PACKET_HEADER_BYTES + STREAM_HEADER_BYTES)
+            {
+                self.finish();
+            }
+        }
+    }
+
+    /// Start of the datagram being filled; a new one if none is.
+    fn datagram(&mut self) -> usize {
+        let bytes = &mut self.bytes;
+        *self.open.get_or_insert_with(|| {
+            let start = bytes.len();
+            let header = StreamHeader { first_header: STREAM_NO_PACKET, sequence: 0 };
+            bytes.extend_from_slice(&header.to_bytes());
+            start
+        })
+    }
+
+    fn push_plain(&mut self, frame: &WireFrame<'_>) {
+        let caplen = frame.caplen().min(MAX_UDP_PAYLOAD - HEADER_BYTES - PACKET_HEADER_BYTES);
+        let len = u32::try_from(PACKET_HEADER_BYTES + caplen).expect("fits a datagram");
+        self.bytes.extend_from_slice(&Header::new(MessageType::Packet, 0, len).to_bytes());
+        let number_at = self.push_packet_header(frame, caplen);
+        let mut left = caplen;
+        frame.for_each_piece(|piece| {
+            let piece = &piece[..piece.len().min(left)];
+            left -= piece.len();
+            self.bytes.extend_from_slice(piece);
+        });
+        let at = self.ends.len();
+        self.frames.push(FrameMark { number_at, first: at, last: at, caplen });
+        self.ends.push(self.bytes.len());
+    }
+
+    /// Returns where the packet number stands.
+    fn push_packet_header(&mut self, frame: &WireFrame<'_>, caplen: usize) -> usize {
+        let ns = frame.timestamp_ns();
+        let header = PacketHeader {
+            // The field ends in 2106.
+            seconds: u32::try_from(ns / 1_000_000_000).unwrap_or(u32::MAX),
+            micros: u32::try_from(ns % 1_000_000_000 / 1000).expect("under a million"),
+            caplen: u32::try_from(caplen).expect("cut to MAX_CAPLEN"),
+            wire_len: frame.wire_len(),
+            number: 0,
+        };
+        self.bytes.extend_from_slice(&header.to_bytes());
+        self.bytes.len() - 4
+    }
+
+    /// Writes the numbers in: datagrams from `sequence`, packets from `number`.
+    pub(super) fn stamp(&mut self, sequence: u32, number: u32) {
+        let mut next = number;
+        for frame in &self.frames {
+            self.bytes[frame.number_at..frame.number_at + 4].copy_from_slice(&next.to_be_bytes());
+            next = next.wrapping_add(1);
+        }
+        if self.encoding == Encoding::Stream {
+            let (mut start, mut next) = (0, sequence);
+            for &end in &self.ends {
+                self.bytes[start + 4..start + 8].copy_from_slice(&next.to_be_bytes());
+                next = next.wrapping_add(1);
+                start = end;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Direction, Frame, Offload, Point};
+    use proptest::prelude::*;
+
+    fn frame(data: &[u8]) -> Frame<'_> {
+        Frame {
+            data,
+            wire_len: u32::try_from(data.len()).unwrap(),
+            timestamp_ns: 1_700_000_000_123_456_789,
+            point: Point { ifindex: 1, direction: Direction::In },
+            vlan: None,
+            offload: Offload::default(),
+        }
+    }
+
+    fn datagrams(run: &Run) -> Vec<&[u8]> {
+        let mut start = 0;
+        run.ends
+            .iter()
+            .map(|&end| {
+                let datagram = &run.bytes[start..end];
+                start = end;
+                datagram
+            })
+            .collect()
+    }
+
+    /// Reads the stream form back as the spec describes it, with code of its own.
+    fn decode(datagrams: &[&[u8]], sequence: u32) -> Vec<(u32, Vec<u8>)> {
+        let mut stream = Vec::new();
+        let mut starts = Vec::new();
+        for (at, datagram) in datagrams.iter().enumerate() {
+            assert_eq!(datagram[..2], [0, 110]);
+            let expected = sequence.wrapping_add(u32::try_from(at).unwrap());
+            assert_eq!(datagram[4..8], expected.to_be_bytes());
+            let first = usize::from(u16::from_be_bytes([datagram[2], datagram[3]]));
+            if first != 0xffff {
+                starts.push(stream.len() + first - 8);
+            }
+            stream.extend_from_slice(&datagram[8..]);
+        }
+        let mut packets = Vec::new();
+        let mut edges = Vec::new();
+        let mut at = 0;
+        while at < stream.len() {
+            edges.push(at);
+            let field = |n: usize| {
+                u32::from_be_bytes(stream[at + 4 * n..at + 4 * n + 4].try_into().unwrap())
+            };
+            assert_eq!((field(0), field(1)), (1_700_000_000, 123_456));
+            assert_eq!(field(2), field(3));
+            let len = usize::try_from(field(2)).unwrap();
+            packets.push((field(4), stream[at + 20..at + 20 + len].to_vec()));
+            at += 20 + len;
+        }
+        assert_eq!(at, stream.len(), "ends at a packet's edge");
+        assert!(starts.iter().all(|start| edges.contains(start)), "firsthdridx points at headers");
+        packets
+    }
+
+    proptest! {
+        #[test]
+        fn the_stream_reads_back(lens in proptest::collection::vec(0..9100usize, 1..40),
+                                 size in 128..1600usize, sequence: u32) {
+            let mut run = Run::new(Encoding::Stream, size);
+            let mut sent = Vec::new();
+            for (n, len) in lens.iter().enumerate() {
+                if run.is_full() { break; }
+                let data: Vec<u8> = (0..*len).map(|i| u8::try_from((i + n) & 255).unwrap()).collect();
+                run.push(&frame(&data).wire(usize::MAX));
+                sent.push((u32::try_from(n).unwrap() + 5, data));
+            }
+            run.finish();
+            run.stamp(sequence, 5);
+            let datagrams = datagrams(&run);
+            prop_assert!(datagrams.iter().all(|d| d.len() <= size && d.len() > 8));
+            prop_assert_eq!(&decode(&datagrams, sequence), &sent);
+            // All but the last are as full as an unsplit header allows.
+            for d in &datagrams[..datagrams.len() - 1] {
+                prop_assert!(d.len() > size - 28);
+            }
+            for (mark, (_, data)) in run.frames.iter().zip(&sent) {
+                prop_assert!(mark.first <= mark.last && mark.last < datagrams.len());
+                prop_assert_eq!(mark.caplen, data.len());
+            }
+        }
+    }
+
+    #[test]
+    fn small_packets_share_a_datagram() {
+        let mut run = Run::new(Encoding::Stream, 1472);
+        let data = [7u8; 60];
+        for _ in 0..18 {
+            run.push(&frame(&data).wire(usize::MAX));
+        }
+        assert_eq!(run.ends.len(), 1, "18 * 80 + 8 = 1448 leaves no room for a header and a byte");
+        assert_eq!(run.ends[0], 1448);
+    }
+
+    #[test]
+    fn a_plain_datagram_is_one_message() {
+        let mut run = Run::new(Encoding::Plain, 1472);
+        run.push(&frame(&[1, 2, 3]).wire(usize::MAX));
+        run.push(&frame(&[4; 2000]).wire(usize::MAX));
+        run.finish();
+        run.stamp(9, 41);
+        let datagrams = datagrams(&run);
+        assert_eq!(datagrams.len(), 2);
+        assert_eq!(datagrams[0][..8], [0, 7, 0, 0, 0, 0, 0, 23]);
+        assert_eq!(datagrams[0][24..], [0, 0, 0, 41, 1, 2, 3]);
+        assert_eq!(datagrams[1].len(), 2028);
+        assert_eq!(datagrams[1][24..28], [0, 0, 0, 42]);
+    }
+
+    #[test]
+    fn a_plain_frame_too_large_for_udp_is_cut_and_says_so() {
+        let mut run = Run::new(Encoding::Plain, 1472);
+        let data = vec![9; 65_549];
+        run.push(&frame(&data).wire(usize::MAX));
+        assert_eq!(run.ends, [65_507]);
+        assert_eq!(run.bytes[16..24], [0, 0, 0xff, 0xc7, 0, 1, 0, 0x0d], "caplen 65479, len 65549");
+    }
+
+    #[test]
+    fn the_largest_frame_fits_an_almost_full_run() {
+        let mut run = Run::new(Encoding::Stream, MIN_DATAGRAM);
+        let small = [1u8; 60];
+        while !run.is_full() {
+            run.push(&frame(&small).wire(usize::MAX));
+        }
+        let capacity = (run.bytes.capacity(), run.ends.capacity(), run.frames.capacity());
+        run.push(&frame(&vec![2; MAX_CAPLEN]).wire(usize::MAX));
+        run.finish();
+        assert_eq!(capacity, (run.bytes.capacity(), run.ends.capacity(), run.frames.capacity()));
+    }
+}
