@@ -78,6 +78,7 @@ pub struct Classifier {
     election: Election,
     any_interface: bool,
     places: HashMap<u32, Place>,
+    names: HashMap<String, u32>,
     own: PrefixSet,
     local: PrefixSet,
     service: PrefixSet,
@@ -113,6 +114,7 @@ impl Classifier {
             election: policy.election,
             any_interface: policy.any_interface,
             places: view.links.iter().map(|(ifindex, link)| (*ifindex, place(link))).collect(),
+            names: view.links.values().map(|link| (link.name.clone(), link.ifindex)).collect(),
             own: PrefixSet::of_hosts(view.own.iter().copied()),
             local: PrefixSet::new(view.local.iter().copied()),
             service: PrefixSet::new(policy.svcnet.iter().copied()),
@@ -158,6 +160,12 @@ impl Classifier {
                 destination: from_outside && self.own.contains(headers.destination),
             },
         })
+    }
+
+    /// The interface of this name, if there is one.
+    #[must_use]
+    pub fn ifindex(&self, name: &str) -> Option<u32> {
+        self.names.get(name).copied()
     }
 
     /// `None` where the interface is not to be tapped.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! per worker    received = admitted + sum of dropped[reason]          (WorkerStats)
+//!               ring_seen = received - segments_cut + ring_dropped + ring_malformed
 //! per session   offered  = sent + sum of dropped[reason]              (SessionStats)
 //!               sent     = what the sensor counted + what the network lost
 //! ```
@@ -97,7 +98,7 @@ reasons! {
 #[derive(Debug, Default)]
 #[repr(align(128))] // two cache lines: the prefetcher pulls pairs, and workers must not share one
 pub struct WorkerStats {
-    /// Frames taken from the source.
+    /// Packets: frames taken from the source, super-frames counted as what they were cut into.
     pub received: Counter,
     /// Bytes on the wire of those.
     pub received_bytes: Counter,
@@ -113,6 +114,11 @@ pub struct WorkerStats {
     pub ring_freezes: Counter,
     /// Ring entries that contradicted themselves.
     pub ring_malformed: Counter,
+    /// Packets that came out of super-frames, less the super-frames:
+    /// `received = ring frames + segments_cut`.
+    pub segments_cut: Counter,
+    /// Super-frames that could not be cut, and were worked on whole.
+    pub segments_uncut: Counter,
     /// Dedup entries overwritten before their window had passed.
     pub dedup_evicted: Counter,
     /// Batches worked on: moves while the worker lives.

@@ -1,0 +1,88 @@
+//! The work on one frame, without rings, sockets or threads: tests, replay and workers all call it.
+//!
+//! ```text
+//! frame --cut--> packets --classify--> dedup --> each(packet, Ok | Err(reason))
+//! ```
+//!
+//! Every packet is handed to `each` once, with its verdict, so that whoever counts cannot forget
+//! one.
+
+use std::sync::Arc;
+
+use crate::classify::Classifier;
+use crate::dedup::{Fingerprinter, Outcome, Table};
+use crate::frame::Frame;
+use crate::segment::Cutter;
+use crate::stats::DropReason;
+use crate::wire::Headers;
+
+/// What happened beside the verdicts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// Packets that came out of super-frames, less the super-frames.
+    pub cut: u64,
+    /// Super-frames that could not be cut.
+    pub uncut: u64,
+    /// Dedup entries overwritten within their window.
+    pub evicted: u64,
+}
+
+/// See the module. One per worker; the table is everybody's.
+#[derive(Debug)]
+pub struct Pipeline {
+    table: Arc<Table>,
+    fingerprinter: Fingerprinter,
+    cutter: Cutter,
+    /// Since it was last taken.
+    pub notes: Notes,
+}
+
+impl Pipeline {
+    /// All workers' pipelines share the table and the fingerprinter's seed.
+    #[must_use]
+    pub fn new(table: Arc<Table>, fingerprinter: Fingerprinter) -> Self {
+        Self { table, fingerprinter, cutter: Cutter::default(), notes: Notes::default() }
+    }
+
+    /// Decides about a frame: `each` gets every packet that it stands for, with the verdict.
+    pub fn admit(
+        &mut self,
+        classifier: &Classifier,
+        frame: &Frame<'_>,
+        mut each: impl FnMut(&Frame<'_>, Result<(), DropReason>),
+    ) {
+        let headers = Headers::parse(frame.data);
+        let Self { table, fingerprinter, cutter, notes } = self;
+        // Addresses, role and direction are the same for all the segments.
+        let scope = classifier.classify(frame, &headers);
+        let mut decide = |packet: &Frame<'_>, headers: &Headers, notes: &mut Notes| {
+            let verdict = scope.and_then(|scope| {
+                let (header, rest) = packet.data.split_at(headers.payload);
+                let payload = &rest[..headers.end - headers.payload];
+                let key = fingerprinter.key(headers, header, payload, scope.translated);
+                match table.observe(key, scope.point, packet.timestamp_ns) {
+                    Outcome::Fresh { evicted } => {
+                        notes.evicted += u64::from(evicted);
+                        Ok(())
+                    }
+                    Outcome::Duplicate => Err(DropReason::Duplicate),
+                }
+            });
+            each(packet, verdict);
+        };
+        if frame.offload.gso_size == 0 {
+            return decide(frame, &headers, notes);
+        }
+        let mut count = 0u64;
+        let is_cut = cutter.cut(frame, &headers, |packet, headers| {
+            count += 1;
+            decide(packet, headers, notes);
+        });
+        if is_cut {
+            notes.cut += count - 1;
+        } else {
+            notes.uncut += 1;
+            decide(frame, &headers, notes);
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! One core's loop, and the only place that names all the stages.
+//!
+//! ```text
+//! look at what changed (classifier, sessions, life) -> take a batch -> admit each frame ->
+//! offer it to every session -> flush what has waited long enough -> publish counts -> again
+//! ```
+//!
+//! Nothing on the way of a frame allocates, locks, formats, logs or reads the clock. A worker
+//! sleeps in `Source::wait` and is woken by frames, by control, or after [`IDLE`] at the latest,
+//! so that its heartbeat moves.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::classify::Classifier;
+use crate::frame::Frame;
+use crate::pipeline::{Notes, Pipeline};
+use crate::session::{Packer, Session, Sessions};
+use crate::shared::Reader;
+use crate::source::{Batch, Source};
+use crate::stats::histogram::{Stage, WorkerHistograms};
+use crate::stats::{DropReason, WorkerStats};
+
+/// A worker looks around this often even if nothing happens.
+const IDLE: Duration = Duration::from_millis(100);
+/// Kernel counters and histograms are read and published this often.
+const HOUSEKEEPING: Duration = Duration::from_millis(200);
+/// How long the frames that are still in the ring are waited for at the end.
+const DRAIN: Duration = Duration::from_millis(300);
+
+/// The workers' common life: capturing, then draining, then gone.
+#[derive(Debug, Default)]
+pub struct Lifecycle(AtomicU8);
+
+const CAPTURING: u8 = 0;
+const DRAINING: u8 = 1;
+
+impl Lifecycle {
+    /// Workers stop taking new frames, work off what the ring holds, flush, and end.
+    pub fn drain(&self) {
+        // Relaxed: workers are woken after it, and one that sees it late sees it at the next look.
+        self.0.store(DRAINING, Ordering::Relaxed);
+    }
+
+    fn is_capturing(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == CAPTURING
+    }
+}
+
+/// What a worker needs; see [`run`].
+#[derive(Debug)]
+pub struct Context {
+    /// Index among the workers.
+    pub index: usize,
+    /// See [`Pipeline`].
+    pub pipeline: Pipeline,
+    /// What addresses decide, as of now.
+    pub classifier: Reader<Classifier>,
+    /// Where frames go.
+    pub sessions: Arc<Sessions>,
+    /// Counters.
+    pub stats: Arc<WorkerStats>,
+    /// Latencies.
+    pub histograms: WorkerHistograms,
+    /// The longest that a partial datagram waits, ns.
+    pub flush_ns: u64,
+    /// See [`Lifecycle`].
+    pub life: Arc<Lifecycle>,
+}
+
+/// A packer, and the interface it is limited to.
+struct Outlet {
+    packer: Packer,
+    /// A capture of one interface gets every frame there but our own, whatever the election says.
+    only: Option<Option<u32>>,
+}
+
+/// Counts of one batch.
+#[derive(Default)]
+struct Tally {
+    received: u64,
+    bytes: u64,
+    admitted: u64,
+    dropped: [u64; DropReason::ALL.len()],
+}
+
+/// Works until `life` says to drain, or the source is exhausted; then flushes and returns.
+pub fn run<S: Source>(mut source: S, context: Context) {
+    let mut worker = Worker::new(context);
+    worker.follow_changes(&mut source, true);
+    while worker.context.life.is_capturing() {
+        worker.follow_changes(&mut source, false);
+        if !worker.work(&mut source) {
+            if source.is_exhausted() {
+                break;
+            }
+            worker.sleep(&mut source);
+        }
+        worker.flush_due();
+        worker.keep_house(&mut source, false);
+    }
+    worker.drain(&mut source);
+}
+
+struct Worker {
+    context: Context,
+    sessions: Reader<Vec<Arc<Session>>>,
+    outlets: Vec<Outlet>,
+    started: Instant,
+    housekept: Instant,
+}
+
+impl Worker {
+    fn new(context: Context) -> Self {
+        let sessions = context.sessions.reader();
+        let started = Instant::now();
+        Self { context, sessions, outlets: Vec::new(), started, housekept: started }
+    }
+
+    /// Worker's clock: monotonic, ns since it started.
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Takes over a new classifier and new sessions, and puts the filter that follows from them
+    /// in front of the source.
+    fn follow_changes<S: Source>(&mut self, source: &mut S, first: bool) {
+        let sessions_changed = self.sessions.refresh() || first;
+        if !(self.context.classifier.refresh() || sessions_changed) {
+            return;
+        }
+        if sessions_changed {
+            let list = Arc::clone(self.sessions.get());
+            // Dropping a packer flushes it.
+            self.outlets
+                .retain(|outlet| list.iter().any(|session| session.id == outlet.packer.session().id));
+            for session in list.iter() {
+                if !self.outlets.iter().any(|outlet| outlet.packer.session().id == session.id) {
+                    let packer = Packer::new(Arc::clone(session));
+                    self.outlets.push(Outlet { packer, only: None });
+                }
+            }
+        }
+        let classifier = self.context.classifier.get();
+        let mut whole = Vec::new();
+        for outlet in &mut self.outlets {
+            let name = outlet.packer.session().spec.interface.as_deref();
+            outlet.only = name.map(|name| classifier.ifindex(name));
+            whole.extend(outlet.only.flatten());
+        }
+        if let Err(error) = source.set_filter(classifier.filter(&whole).instructions()) {
+            // The old filter stays, and user space decides in any case: slower, not wrong - except
+            // that frames which only the new filter admits are not seen.
+            tracing::warn!(%error, "the kernel refused the socket filter");
+        }
+        self.context.sessions.mark_seen(self.context.index, self.sessions.generation());
+    }
+
+    /// Works off one batch; false if there was none.
+    fn work<S: Source>(&mut self, source: &mut S) -> bool {
+        let Some(batch) = source.next_batch() else { return false };
+        let now_ns = self.now_ns();
+        let wall_ns = wall_clock_ns();
+        let Self { context, outlets, .. } = self;
+        let Context { pipeline, classifier, histograms, stats, .. } = context;
+        let classifier = classifier.get();
+        for outlet in outlets.iter_mut() {
+            outlet.packer.begin_batch();
+        }
+        let mut tally = Tally::default();
+        for frame in batch.frames() {
+            histograms.record(Stage::Ring, wall_ns.saturating_sub(frame.timestamp_ns));
+            pipeline.admit(classifier, &frame, |packet, verdict| {
+                let verdict = verdict.and_then(|()| {
+                    if outlets.is_empty() { Err(DropReason::NoSession) } else { Ok(()) }
+                });
+                tally.count(packet, verdict);
+                for Outlet { packer, only } in outlets.iter_mut() {
+                    let wanted = match only {
+                        None => verdict.is_ok(),
+                        Some(only) => {
+                            *only == Some(packet.point.ifindex) && is_whole_capture(verdict)
+                        }
+                    };
+                    if wanted {
+                        packer.offer(packet, now_ns, histograms);
+                    }
+                }
+            });
+        }
+        drop(batch);
+        for outlet in outlets.iter_mut() {
+            outlet.packer.publish();
+        }
+        tally.publish(stats);
+        publish_notes(stats, &mut pipeline.notes);
+        true
+    }
+
+    fn sleep<S: Source>(&mut self, source: &mut S) {
+        let flush_ns = self.context.flush_ns;
+        let due = self.outlets.iter().filter_map(|outlet| outlet.packer.deadline_ns(flush_ns)).min();
+        let now = self.now_ns();
+        let timeout = due.map_or(IDLE, |due| IDLE.min(Duration::from_nanos(due.saturating_sub(now))));
+        if let Err(error) = source.wait(timeout) {
+            tracing::error!(%error, "waiting for frames failed");
+            std::thread::sleep(IDLE);
+        }
+    }
+
+    fn flush_due(&mut self) {
+        if self.outlets.is_empty() {
+            return;
+        }
+        let now = self.now_ns();
+        let flush_ns = self.context.flush_ns;
+        for Outlet { packer, .. } in &mut self.outlets {
+            if packer.deadline_ns(flush_ns).is_some_and(|due| due <= now) {
+                packer.flush(now, &mut self.context.histograms);
+            }
+        }
+    }
+
+    fn keep_house<S: Source>(&mut self, source: &mut S, at_once: bool) {
+        let Context { stats, histograms, .. } = &mut self.context;
+        stats.batches.add(1);
+        if !at_once && self.housekept.elapsed() < HOUSEKEEPING {
+            return;
+        }
+        self.housekept = Instant::now();
+        histograms.publish();
+        match source.stats() {
+            Ok(seen) => {
+                stats.ring_seen.set(seen.seen);
+                stats.ring_dropped.set(seen.ring_dropped);
+                stats.ring_freezes.set(seen.ring_freezes);
+                stats.ring_malformed.set(seen.malformed);
+            }
+            Err(error) => tracing::warn!(%error, "reading the ring's counters failed"),
+        }
+    }
+
+    /// The end: no new frames, those in the ring are worked off, what is batched is sent.
+    fn drain<S: Source>(&mut self, source: &mut S) {
+        let reject = crate::bpf::Program::reject_all();
+        if let Err(error) = source.set_filter(reject.instructions()) {
+            tracing::warn!(%error, "the kernel refused the closing filter");
+        }
+        let deadline = Instant::now() + DRAIN;
+        // A partial block comes after the retire timeout; an idle wait says that none is left.
+        while Instant::now() < deadline {
+            if !self.work(source) {
+                if source.is_exhausted() {
+                    break;
+                }
+                let before = Instant::now();
+                if source.wait(Duration::from_millis(50)).is_err() {
+                    break;
+                }
+                if before.elapsed() >= Duration::from_millis(40) && !self.work(source) {
+                    break;
+                }
+            }
+        }
+        self.outlets.clear();
+        self.keep_house(source, true);
+        self.context.sessions.mark_seen(self.context.index, u64::MAX);
+    }
+}
+
+/// A capture of a single interface has no election: only what the tap must never send is left out.
+fn is_whole_capture(verdict: Result<(), DropReason>) -> bool {
+    !matches!(verdict, Err(DropReason::OwnTraffic | DropReason::Interface))
+}
+
+impl Tally {
+    fn count(&mut self, packet: &Frame<'_>, verdict: Result<(), DropReason>) {
+        self.received += 1;
+        self.bytes += u64::from(packet.wire_len);
+        match verdict {
+            Ok(()) => self.admitted += 1,
+            Err(reason) => self.dropped[reason as usize] += 1,
+        }
+    }
+
+    fn publish(&self, stats: &WorkerStats) {
+        stats.received.add(self.received);
+        stats.received_bytes.add(self.bytes);
+        stats.admitted.add(self.admitted);
+        for (counter, count) in stats.dropped.iter().zip(self.dropped) {
+            counter.add(count);
+        }
+    }
+}
+
+fn publish_notes(stats: &WorkerStats, notes: &mut Notes) {
+    let Notes { cut, uncut, evicted } = std::mem::take(notes);
+    stats.segments_cut.add(cut);
+    stats.segments_uncut.add(uncut);
+    stats.dedup_evicted.add(evicted);
+}
+
+/// Nanoseconds since the epoch, the clock of kernel timestamps.
+fn wall_clock_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
