@@ -1,21 +1,19 @@
 //! A small assembler: programs written with labels, jumps of any length.
 //!
 //! ```text
-//! load, alu, branch(label), bind(label) ... --finish--> offsets and trampolines --> Program
+//! load, alu, branch(label), bind(label) ... --finish--> layout --> Program
 //! ```
 //!
-//! Classic BPF jumps forward only, and a conditional jump reaches 255 instructions. So `finish`
-//! lays the program out from its end: when a jump is placed, all that it skips is already there,
-//! and one pass decides whether it reaches its target or needs a `ja` in between. A `ja` to the
-//! same target that is already in reach is used again.
+//! Jumps go forward only, as the kernel demands; where they land is `layout`'s work.
 
+use super::layout::Layout;
 use super::op::{Alu, Ancillary, Condition, Operand, Size, code};
 use super::{Invalid, MAX_INSTRUCTIONS, Program};
 use crate::rpcap::BpfInsn;
 
 /// A place in the program, to be bound once and jumped to from before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Label(usize);
+pub struct Label(pub(super) usize);
 
 /// Where a branch goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +65,7 @@ pub enum AssembleError {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Item {
+pub(super) enum Item {
     Plain(BpfInsn),
     Jump(Label),
     Branch { code: u16, k: u32, then: Target, otherwise: Target },
@@ -235,11 +233,10 @@ impl Assembler {
         for (at, item) in self.items.iter().enumerate().rev() {
             layout.place(at, *item)?;
         }
-        let mut program = layout.reversed;
+        let program = layout.finish();
         if program.len() > MAX_INSTRUCTIONS {
             return Err(AssembleError::TooLong { instructions: program.len() });
         }
-        program.reverse();
         Ok(Program::new(&program)?)
     }
 }
@@ -248,109 +245,6 @@ fn encode(operand: Operand) -> (u16, u32) {
     match operand {
         Operand::K(k) => (0, k),
         Operand::X => (code::X, 0),
-    }
-}
-
-/// The program as far as it is placed: from some item to the end. Places are counted from the end,
-/// so that what is added in front does not move them: an instruction's place is the number of
-/// instructions from it on.
-struct Layout<'a> {
-    labels: &'a [Option<usize>],
-    reversed: Vec<BpfInsn>,
-    /// Place of each item that is placed; one more for the end.
-    places: Vec<usize>,
-    /// For each label the place of the nearest `ja` to it.
-    trampolines: Vec<Option<usize>>,
-}
-
-impl<'a> Layout<'a> {
-    fn new(labels: &'a [Option<usize>]) -> Self {
-        Self {
-            labels,
-            reversed: Vec::new(),
-            // Filled from the end as well: the last entry is the item that was placed last.
-            places: vec![0],
-            trampolines: vec![None; labels.len()],
-        }
-    }
-
-    /// Instructions that a jump put in front of all that is placed would skip to reach `label`.
-    fn distance(&self, at: usize, label: Label) -> Result<usize, AssembleError> {
-        let bound = self.labels.get(label.0).copied().flatten();
-        let item = bound.ok_or(AssembleError::Unbound { at })?;
-        let ahead = item.checked_sub(at + 1).ok_or(AssembleError::Backward { at })?;
-        // `places` ends with item `at + 1`, and a label is bound at most behind the last item.
-        let place = self.places[self.places.len() - 1 - ahead];
-        Ok(self.reversed.len() - place)
-    }
-
-    fn place(&mut self, at: usize, item: Item) -> Result<(), AssembleError> {
-        match item {
-            Item::Plain(insn) => self.reversed.push(insn),
-            Item::Jump(label) => self.place_jump(at, label)?,
-            Item::Branch { code, k, then, otherwise } => {
-                self.place_branch(at, code, k, [then, otherwise])?;
-            }
-        }
-        self.places.push(self.reversed.len());
-        Ok(())
-    }
-
-    fn place_jump(&mut self, at: usize, label: Label) -> Result<(), AssembleError> {
-        let skip = self.distance(at, label)?;
-        // A program too long for 32 bits cannot be in memory; finish() refuses it much earlier.
-        let k = u32::try_from(skip).unwrap_or(u32::MAX);
-        self.reversed.push(BpfInsn { code: code::JMP | code::JA, jt: 0, jf: 0, k });
-        self.trampolines[label.0] = Some(self.reversed.len());
-        Ok(())
-    }
-
-    fn place_branch(
-        &mut self,
-        at: usize,
-        code: u16,
-        k: u32,
-        targets: [Target; 2],
-    ) -> Result<(), AssembleError> {
-        let next = self.reversed.len();
-        loop {
-            let mut skips = [0u8; 2];
-            let mut far = None;
-            for (skip, target) in skips.iter_mut().zip(targets) {
-                match self.reach(at, next, target)? {
-                    Ok(reached) => *skip = reached,
-                    Err(label) => far = Some(label),
-                }
-            }
-            let Some(label) = far else {
-                let [jt, jf] = skips;
-                self.reversed.push(BpfInsn { code, jt, jf, k });
-                return Ok(());
-            };
-            // One more instruction between the branch and its other target: hence another look.
-            self.place_jump(at, label)?;
-        }
-    }
-
-    /// How many instructions a branch put in front of all that is placed skips to get to `target`,
-    /// directly or by a trampoline; `Err` with the label if neither is near enough. `next` is the
-    /// place of what follows the branch as written.
-    fn reach(
-        &self,
-        at: usize,
-        next: usize,
-        target: Target,
-    ) -> Result<Result<u8, Label>, AssembleError> {
-        let label = match target {
-            // Only this branch's own trampolines, two at most, stand between.
-            Target::Next => return Ok(Ok(u8::try_from(self.reversed.len() - next).unwrap_or(0))),
-            Target::To(label) => label,
-        };
-        if let Ok(skip) = u8::try_from(self.distance(at, label)?) {
-            return Ok(Ok(skip));
-        }
-        let trampoline = self.trampolines[label.0].map(|place| self.reversed.len() - place);
-        Ok(trampoline.and_then(|skip| u8::try_from(skip).ok()).ok_or(label))
     }
 }
 
@@ -441,44 +335,6 @@ mod tests {
         assert_eq!(asm.finish().unwrap().instructions(), expected);
     }
 
-    /// A branch with `between` instructions between it and its two targets.
-    fn far_branch(between: usize) -> Vec<BpfInsn> {
-        let mut asm = Assembler::new();
-        let (accept, reject) = (asm.label(), asm.label());
-        asm.branch(Condition::Equal, 1, accept, reject);
-        for _ in 0..between {
-            asm.tax();
-        }
-        asm.bind(accept);
-        asm.ret(1);
-        asm.bind(reject);
-        asm.ret(0);
-        asm.finish().unwrap().instructions().to_vec()
-    }
-
-    #[test]
-    fn a_target_out_of_reach_gets_a_trampoline() {
-        assert_eq!(far_branch(254)[0], insn(0x15, 254, 255, 1));
-        // The trampoline for one target moves the other away: both need one.
-        let far = far_branch(255);
-        assert_eq!(far.len(), 255 + 2 + 3);
-        assert_eq!(far[0], insn(0x15, 0, 1, 1));
-        assert_eq!(far[1..3], [insn(0x05, 0, 0, 256), insn(0x05, 0, 0, 256)]);
-    }
-
-    #[test]
-    fn one_trampoline_serves_many_branches() {
-        let mut asm = Assembler::new();
-        let accept = asm.label();
-        for k in 0..2000 {
-            asm.branch(Condition::Equal, k, accept, Target::Next);
-        }
-        asm.ret(0);
-        asm.bind(accept);
-        asm.ret(1);
-        assert_eq!(asm.finish().unwrap().instructions().len(), 2002 + 2000 / 255);
-    }
-
     #[test]
     fn jumps_that_cannot_be_made_are_errors() {
         let mut asm = Assembler::new();
@@ -504,24 +360,6 @@ mod tests {
         asm.ret(0);
         let error = AssembleError::BoundTwice { first: 0, second: 1 };
         assert_eq!(asm.finish().unwrap_err(), error);
-    }
-
-    #[test]
-    fn the_length_counts_trampolines() {
-        let with_fillers = |count: usize| {
-            let mut asm = Assembler::new();
-            let end = asm.label();
-            asm.branch(Condition::Equal, 0, end, Target::Next);
-            for _ in 0..count {
-                asm.tax();
-            }
-            asm.bind(end);
-            asm.ret(0);
-            asm.finish()
-        };
-        assert_eq!(with_fillers(4093).unwrap().instructions().len(), 4096);
-        let error = AssembleError::TooLong { instructions: 4097 };
-        assert_eq!(with_fillers(4094).unwrap_err(), error);
     }
 
     #[test]

@@ -8,8 +8,12 @@
 //!
 //! Attaching a program to a socket is `sys`' work; what a filter should say is the caller's.
 
+mod ancillary;
 mod assemble;
+mod layout;
 mod op;
+mod run;
+mod text;
 mod verify;
 
 use std::sync::Arc;
