@@ -233,7 +233,7 @@ impl Assembler {
         for (at, item) in self.items.iter().enumerate().rev() {
             layout.place(at, *item)?;
         }
-        let mut program = layout.finish();
+        let program = layout.finish();
         if program.len() > MAX_INSTRUCTIONS {
             return Err(AssembleError::TooLong { instructions: program.len() });
         }
