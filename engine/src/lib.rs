@@ -17,6 +17,7 @@
 
 pub mod bpf;
 pub mod classify;
+pub mod config;
 pub mod control;
 pub mod dedup;
 pub mod frame;

@@ -90,12 +90,7 @@ impl Table {
     ///
     /// Memory outside of what works.
     pub fn new(memory: u64, window_ns: u64) -> Result<Self, TableError> {
-        if memory < MIN_MEMORY {
-            return Err(TableError::TooSmall { given: memory });
-        }
-        if memory > MAX_MEMORY {
-            return Err(TableError::TooLarge { given: memory });
-        }
+        check_memory(memory)?;
         let per_shard = memory / (SHARDS * size_of::<Bucket>()) as u64;
         let buckets = 1u64 << per_shard.ilog2();
         let shard = || (0..buckets).map(|_| Bucket::default()).collect();
@@ -199,6 +194,19 @@ impl Table {
             .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
             .then_some(())
+    }
+}
+
+/// Whether a table of this memory can be made.
+///
+/// # Errors
+///
+/// Less than [`MIN_MEMORY`], or more than any node should give.
+pub fn check_memory(memory: u64) -> Result<(), TableError> {
+    match memory {
+        given if given < MIN_MEMORY => Err(TableError::TooSmall { given }),
+        given if given > MAX_MEMORY => Err(TableError::TooLarge { given }),
+        _ => Ok(()),
     }
 }
 

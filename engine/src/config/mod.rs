@@ -1,0 +1,286 @@
+//! From what was typed to what is meant: flags, environment, defaults.
+//!
+//! ```text
+//! argv, environment --settings--> text and origin of each setting --parse--> Config
+//! ```
+//!
+//! The flag wins, then `PODTAP_<FLAG>`, then the reference's variable, then the default. An empty
+//! variable counts as not set, since manifests write those. Modules take what they need from
+//! [`Config`]; none sees a flag.
+
+mod settings;
+mod values;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+pub use settings::{Origin, Setting, Settings, SETTINGS};
+pub use values::parse_bytes;
+
+use crate::classify::{Election, Policy};
+use crate::dedup;
+use crate::net::InterfaceSelection;
+use crate::rpcap::{MAX_SNAPLEN, MAX_UDP_PAYLOAD};
+use crate::session::{Encoding, MIN_DATAGRAM};
+use values::{list, number, prefixes};
+
+/// A value that cannot be used: which setting, where it came from, why.
+#[derive(Debug, thiserror::Error)]
+#[error("{setting}: {reason}")]
+pub struct ConfigError {
+    /// The flag, or the variable that the value came from.
+    pub setting: String,
+    /// What is wrong, and what would be right.
+    pub reason: String,
+}
+
+/// A sensor in active mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sensor {
+    /// Name or address.
+    pub host: String,
+    /// TCP port of its control connection.
+    pub port: u16,
+}
+
+/// What `podtap run` and `podtap check` act on.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `--interface`.
+    pub interfaces: InterfaceSelection,
+    /// `--sensor` with `--port`.
+    pub sensors: Vec<Sensor>,
+    /// `--podnet`: the pods' prefixes. The reference's election needs them; the default one does not.
+    pub podnet: Vec<IpNet>,
+    /// `--svcnet`, `--tapped-net`, `--untapped-net`, `--election`.
+    pub policy: Policy,
+    /// `--encoding`.
+    pub encoding: Encoding,
+    /// `--datagram-bytes`.
+    pub datagram_bytes: usize,
+    /// `--flush-us`, as ns.
+    pub flush_ns: u64,
+    /// `--dedup-window-ms`, as ns.
+    pub dedup_window_ns: u64,
+    /// `--dedup-memory`.
+    pub dedup_memory: u64,
+    /// `--workers`; `None` is one for each CPU that the process may use.
+    pub workers: Option<usize>,
+    /// `--snaplen`.
+    pub snaplen: u32,
+    /// `--ring-memory`, for all workers together.
+    pub ring_memory: u64,
+    /// `--block-timeout-ms`.
+    pub block_timeout_ms: u32,
+    /// `--metrics`.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// UDP ports of VXLAN (IANA and Linux) and Geneve.
+const OVERLAY_PORTS: [u16; 3] = [4789, 8472, 6081];
+
+impl Config {
+    /// Checks every setting on its own and against the others.
+    ///
+    /// # Errors
+    ///
+    /// The first that cannot be used.
+    pub fn new(settings: &Settings) -> Result<Self, ConfigError> {
+        let with = |flag: &'static str| Field { settings, flag };
+        let interfaces = with("interface").parse(|text| {
+            InterfaceSelection::parse(text).map_err(|error| error.to_string())
+        })?;
+        let port = with("port").parse(|text| number(text, 1..=65_535))?;
+        let sensors = with("sensor").parse(|text| sensors(text, port))?;
+        let podnet = with("podnet").parse(prefixes)?;
+        let svcnet = with("svcnet").parse(prefixes)?;
+        refuse_overlap(&with("svcnet"), &svcnet, "PODNET", &podnet)?;
+        let policy = Policy {
+            election: with("election").parse(|text| match text {
+                "source" => Ok(Election::Source),
+                "none" => Ok(Election::None),
+                _ => Err(format!("{text:?} is neither source nor none")),
+            })?,
+            svcnet,
+            tapped: with("tapped-net").parse(prefixes)?,
+            untapped: with("untapped-net").parse(prefixes)?,
+            overlay_ports: OVERLAY_PORTS.to_vec(),
+            any_interface: interfaces.is_any(),
+            control_ports: sensors
+                .iter()
+                .map(|sensor| sensor.port)
+                .collect::<BTreeSet<u16>>()
+                .into_iter()
+                .collect(),
+        };
+        with("capture").parse(|text| match text {
+            "auto" | "af-packet" => Ok(()),
+            _ => Err(format!("{text:?} is neither auto nor af-packet")),
+        })?;
+        Ok(Self {
+            interfaces,
+            sensors,
+            podnet,
+            policy,
+            encoding: with("encoding").parse(|text| match text {
+                "stream" => Ok(Encoding::Stream),
+                "plain" => Ok(Encoding::Plain),
+                _ => Err(format!("{text:?} is neither stream nor plain")),
+            })?,
+            datagram_bytes: with("datagram-bytes")
+                .parse(|text| number(text, MIN_DATAGRAM..=MAX_UDP_PAYLOAD))?,
+            flush_ns: with("flush-us").parse(|text| number(text, 1..=10_000_000u64))? * 1000,
+            dedup_window_ns: with("dedup-window-ms").parse(|text| number(text, 1..=60_000u64))?
+                * 1_000_000,
+            dedup_memory: with("dedup-memory").parse(|text| {
+                let bytes = parse_bytes(text)?;
+                // Say now what the table would say later.
+                dedup::check_memory(bytes).map_err(|error| error.to_string())?;
+                Ok(bytes)
+            })?,
+            workers: with("workers").parse(|text| match text {
+                "auto" => Ok(None),
+                _ => number(text, 1..=1024usize).map(Some),
+            })?,
+            snaplen: with("snaplen").parse(|text| number(text, 1..=MAX_SNAPLEN))?,
+            ring_memory: with("ring-memory").parse(parse_bytes)?,
+            block_timeout_ms: with("block-timeout-ms").parse(|text| number(text, 1..=1000u32))?,
+            metrics: with("metrics").parse(|text| match text {
+                "" => Ok(None),
+                _ => text.parse().map(Some).map_err(|_not_an_address| {
+                    format!("{text:?} is not an address with a port, as in 127.0.0.1:9100")
+                }),
+            })?,
+        })
+    }
+
+    /// The sensors' addresses that need no name server.
+    #[must_use]
+    pub fn numeric_sensors(&self) -> Vec<IpAddr> {
+        self.sensors.iter().filter_map(|sensor| sensor.host.parse().ok()).collect()
+    }
+}
+
+struct Field<'a> {
+    settings: &'a Settings,
+    flag: &'static str,
+}
+
+impl Field<'_> {
+    fn parse<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<T, ConfigError> {
+        parse(self.settings.text(self.flag)).map_err(|reason| self.error(reason))
+    }
+
+    fn error(&self, reason: String) -> ConfigError {
+        ConfigError { setting: self.settings.named(self.flag), reason }
+    }
+}
+
+fn sensors(text: &str, default_port: u16) -> Result<Vec<Sensor>, String> {
+    let sensors = list(text).map(|entry| sensor(entry, default_port)).collect::<Result<Vec<_>, _>>()?;
+    let distinct: BTreeSet<_> = sensors.iter().map(|s| (s.host.as_str(), s.port)).collect();
+    if distinct.len() != sensors.len() {
+        return Err(format!("{text:?} names a sensor twice: it would get every packet twice"));
+    }
+    Ok(sensors)
+}
+
+fn sensor(entry: &str, default_port: u16) -> Result<Sensor, String> {
+    if let Ok(address) = entry.parse::<IpAddr>() {
+        return Ok(Sensor { host: address.to_string(), port: default_port });
+    }
+    if let Ok(address) = entry.parse::<SocketAddr>() {
+        return Ok(Sensor { host: address.ip().to_string(), port: address.port() });
+    }
+    let (host, port) = match entry.rsplit_once(':') {
+        Some((host, port)) => (host, number(port, 1..=65_535)?),
+        None => (entry, default_port),
+    };
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    // What looks like an address and is none would be asked of a name server, and never answered.
+    let is_number = host.chars().all(|c| c.is_ascii_digit() || c == '.');
+    if host.is_empty() || !host.chars().all(is_name) || is_number {
+        return Err(format!("{entry:?} is neither an address nor a host name"));
+    }
+    Ok(Sensor { host: host.into(), port })
+}
+
+fn refuse_overlap(
+    field: &Field<'_>,
+    ours: &[IpNet],
+    other_name: &str,
+    others: &[IpNet],
+) -> Result<(), ConfigError> {
+    for one in ours {
+        for other in others {
+            if one.contains(other) || other.contains(one) {
+                return Err(field.error(format!(
+                    "{one} overlaps {other_name} {other}: an address is a pod's or a service's, not both"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(args: &[&str]) -> Result<Config, ConfigError> {
+        Config::new(&Settings::from_parts(args, &[]).unwrap())
+    }
+
+    fn refused(args: &[&str]) -> String {
+        config(args).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_what_the_contract_says() {
+        let config = config(&[]).unwrap();
+        assert!(config.interfaces.is_any() && config.policy.any_interface);
+        assert_eq!((config.datagram_bytes, config.flush_ns), (1472, 1_000_000));
+        assert_eq!((config.dedup_window_ns, config.workers), (100_000_000, None));
+        assert_eq!((config.encoding, config.policy.election), (Encoding::Stream, Election::Source));
+        assert!(config.sensors.is_empty() && config.metrics.is_none());
+    }
+
+    #[test]
+    fn sensors_take_the_common_port_or_their_own() {
+        let config = config(&["--sensor", "10.0.0.1, fd00::1,probe.example:99,[fd00::2]:98", "--port", "2010"])
+            .unwrap();
+        let sensors: Vec<_> = config.sensors.iter().map(|s| (s.host.as_str(), s.port)).collect();
+        assert_eq!(
+            sensors,
+            [("10.0.0.1", 2010), ("fd00::1", 2010), ("probe.example", 99), ("fd00::2", 98)]
+        );
+        assert_eq!(config.policy.control_ports, [98, 99, 2010]);
+        assert_eq!(config.numeric_sensors().len(), 3);
+    }
+
+    #[test]
+    fn each_wrong_value_is_named_with_its_flag_and_what_would_do() {
+        for (args, expected) in [
+            (&["--podnet", "10.0.0.0/33"][..], "--podnet: \"10.0.0.0/33\" is not a prefix"),
+            (&["--podnet", "10.0.1.0/16"], "--podnet: \"10.0.1.0/16\" has bits behind its prefix length: 10.0.0.0/16?"),
+            (&["--podnet", "10.0.0.0/8", "--svcnet", "10.9.0.0/16"], "--svcnet: 10.9.0.0/16 overlaps PODNET 10.0.0.0/8"),
+            (&["--port", "0"], "--port: \"0\" is not a number from 1 to 65535"),
+            (&["--sensor", "10.0.0.300"], "--sensor: \"10.0.0.300\" is neither"),
+            (&["--sensor", "a b"], "--sensor: \"a b\" is neither"),
+            (&["--sensor", "10.0.0.1,10.0.0.1"], "--sensor: \"10.0.0.1,10.0.0.1\" names a sensor twice"),
+            (&["--dedup-memory", "1K"], "--dedup-memory: 1024 bytes of dedup memory are too few"),
+            (&["--dedup-memory", "lots"], "--dedup-memory: \"lots\" is not a number of bytes"),
+            (&["--workers", "0"], "--workers: \"0\" is not a number from 1 to 1024"),
+            (&["--encoding", "udp"], "--encoding: \"udp\" is neither stream nor plain"),
+            (&["--election", "x"], "--election: \"x\" is neither"),
+            (&["--capture", "x"], "--capture: \"x\" is neither"),
+            (&["--metrics", "9100"], "--metrics: \"9100\" is not an address with a port"),
+            (&["--datagram-bytes", "70000"], "--datagram-bytes: \"70000\" is not a number from 128 to 65507"),
+        ] {
+            let text = refused(args);
+            assert!(text.starts_with(expected), "{args:?}: {text}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Every setting of the tap in one table: flag, variables, default, help.
+
+use std::ffi::OsString;
+
+/// A setting that takes a value.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Flag, without the dashes; the variable is `PODTAP_` and this in capitals.
+    pub flag: &'static str,
+    /// What the value is, in the help.
+    pub value: &'static str,
+    /// The reference's variable with the same meaning.
+    pub reference: Option<&'static str>,
+    /// Used when nothing else is given.
+    pub default: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+}
+
+impl Setting {
+    /// The environment variable.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("PODTAP_{}", self.flag.to_uppercase().replace('-', "_"))
+    }
+}
+
+const fn setting(
+    flag: &'static str,
+    value: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting { flag, value, reference: None, default, help }
+}
+
+const fn with_reference(setting: Setting, reference: &'static str) -> Setting {
+    Setting { reference: Some(reference), ..setting }
+}
+
+/// All of them, in the order of the help.
+pub const SETTINGS: &[Setting] = &[
+    with_reference(
+        setting("sensor", "LIST", "", "Sensors to connect to (active mode): addresses or names, each with :PORT if not --port; each gets every packet"),
+        "EXTRAHOP_SENSOR_IP",
+    ),
+    with_reference(
+        setting("port", "N", "2003", "TCP port of the sensors' control connection"),
+        "RPCAPD_TARGET_PORT",
+    ),
+    with_reference(
+        setting("interface", "LIST", "any-eth", "Interfaces to tap: any-eth (every Ethernet interface, as they come and go), or names and globs"),
+        "INTERFACE",
+    ),
+    with_reference(setting("podnet", "LIST", "", "Pod prefixes (CIDR), IPv4 and IPv6"), "PODNET"),
+    with_reference(
+        setting("svcnet", "LIST", "", "Service prefixes (CIDR): copies with a service address are skipped for their translated twins"),
+        "SVCNET",
+    ),
+    setting("tapped-net", "LIST", "", "Prefixes whose addresses all belong to nodes that run a tap: what arrives from them is the sender's node's to report"),
+    setting("untapped-net", "LIST", "", "Exceptions to --tapped-net"),
+    setting("election", "RULE", "source", "Who reports a packet: source (the sender's node) or none (every node; only copies within the node are removed)"),
+    setting("capture", "RING", "auto", "Ring: auto or af-packet (TPACKET_V3)"),
+    setting("encoding", "FORM", "stream", "UDP form: stream (many packets a datagram, type 110) or plain (one packet a datagram, type 7)"),
+    setting("datagram-bytes", "N", "1472", "Most bytes of UDP payload a datagram, stream form"),
+    setting("flush-us", "N", "1000", "Longest time that a partial datagram waits, microseconds"),
+    setting("dedup-window-ms", "N", "100", "How long one packet may take through this host, milliseconds"),
+    setting("dedup-memory", "BYTES", "16M", "Memory of the table that finds copies; the power of two below is used"),
+    setting("workers", "N", "auto", "Worker threads, each pinned to a CPU; auto is one for each CPU that the process may use"),
+    setting("snaplen", "N", "262144", "Most bytes of a frame that are sent; the sensor may ask for fewer"),
+    setting("ring-memory", "BYTES", "32M", "Memory of the capture rings, all workers together"),
+    setting("block-timeout-ms", "N", "1", "How long the kernel keeps a partly filled block (tp_retire_blk_tov), milliseconds"),
+    setting("metrics", "ADDR:PORT", "", "Serve /metrics, /livez and /readyz here"),
+];
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The command line.
+    Flag,
+    /// This environment variable.
+    Variable(String),
+    /// Nothing was given.
+    Default,
+}
+
+/// The text of every setting, and where it came from.
+#[derive(Clone, Debug)]
+pub struct Settings(Vec<(&'static Setting, String, Origin)>);
+
+impl Settings {
+    /// Adds the flags to a command.
+    #[must_use]
+    pub fn declare(command: clap::Command) -> clap::Command {
+        SETTINGS.iter().fold(command, |command, setting| {
+            let variables = match setting.reference {
+                Some(reference) => format!("{}, {reference}", setting.variable()),
+                None => setting.variable(),
+            };
+            let default = match setting.default {
+                "" => String::new(),
+                default => format!(" [default: {default}]"),
+            };
+            command.arg(
+                clap::Arg::new(setting.flag)
+                    .long(setting.flag)
+                    .value_name(setting.value)
+                    .allow_hyphen_values(true)
+                    .help(format!("{} [env: {variables}]{default}", setting.help)),
+            )
+        })
+    }
+
+    /// Takes each setting from the command line, else from `variable`.
+    ///
+    /// # Errors
+    ///
+    /// A variable that is not text.
+    pub fn resolve(
+        matches: &clap::ArgMatches,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, super::ConfigError> {
+        let mut resolved = Vec::new();
+        for setting in SETTINGS {
+            if let Some(text) = matches.get_one::<String>(setting.flag) {
+                resolved.push((setting, text.clone(), Origin::Flag));
+                continue;
+            }
+            let names = [Some(setting.variable()), setting.reference.map(String::from)];
+            let mut found = None;
+            for name in names.into_iter().flatten() {
+                let Some(value) = variable(&name).filter(|value| !value.is_empty()) else { continue };
+                let text = value.into_string().map_err(|_not_utf8| super::ConfigError {
+                    setting: name.clone(),
+                    reason: "the value is not UTF-8".into(),
+                })?;
+                found = Some((setting, text, Origin::Variable(name)));
+                break;
+            }
+            resolved.push(found.unwrap_or((setting, setting.default.into(), Origin::Default)));
+        }
+        Ok(Self(resolved))
+    }
+
+    fn entry(&self, flag: &str) -> &(&'static Setting, String, Origin) {
+        self.0
+            .iter()
+            .find(|(setting, ..)| setting.flag == flag)
+            .expect("the caller names a flag of the table")
+    }
+
+    /// The value of a flag, surrounding space removed.
+    pub(super) fn text(&self, flag: &str) -> &str {
+        self.entry(flag).1.trim()
+    }
+
+    /// How to call a setting in an error: the flag, or the variable that it came from.
+    pub(super) fn named(&self, flag: &str) -> String {
+        match &self.entry(flag).2 {
+            Origin::Variable(name) => name.clone(),
+            Origin::Flag | Origin::Default => format!("--{flag}"),
+        }
+    }
+
+    /// For `--print-config`: a line for each setting, with its origin.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        for (setting, value, origin) in &self.0 {
+            let origin = match origin {
+                Origin::Flag => "command line".into(),
+                Origin::Variable(name) => format!("environment, {name}"),
+                Origin::Default => "default".into(),
+            };
+            text.push_str(&format!("{:<18} {value:<32} # {origin}\n", setting.flag));
+        }
+        text
+    }
+
+    /// For tests: arguments and variables as given here.
+    #[cfg(test)]
+    pub(crate) fn from_parts(
+        args: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Self, super::ConfigError> {
+        let command = Self::declare(clap::Command::new("run").no_binary_name(true));
+        let matches = command.try_get_matches_from(args).unwrap();
+        Self::resolve(&matches, |name| {
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flag_wins_then_our_variable_then_the_references() {
+        let all = [("PODTAP_PODNET", "10.1.0.0/16"), ("PODNET", "10.2.0.0/16")];
+        let of = |args: &[&str], vars: &[(&str, &str)]| {
+            let settings = Settings::from_parts(args, vars).unwrap();
+            (settings.text("podnet").to_string(), settings.entry("podnet").2.clone())
+        };
+        assert_eq!(of(&["--podnet", "10.0.0.0/16"], &all), ("10.0.0.0/16".into(), Origin::Flag));
+        assert_eq!(of(&[], &all).0, "10.1.0.0/16");
+        assert_eq!(of(&[], &all[1..]), ("10.2.0.0/16".into(), Origin::Variable("PODNET".into())));
+        assert_eq!(of(&[], &[("PODTAP_PODNET", ""), all[1]]).0, "10.2.0.0/16", "empty is unset");
+        assert_eq!(of(&[], &[]), (String::new(), Origin::Default));
+    }
+
+    #[test]
+    fn the_references_five_variables_are_honoured() {
+        for name in ["EXTRAHOP_SENSOR_IP", "RPCAPD_TARGET_PORT", "PODNET", "SVCNET", "INTERFACE"] {
+            assert!(SETTINGS.iter().any(|setting| setting.reference == Some(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_variable_that_was_wrong() {
+        let settings = Settings::from_parts(&[], &[("RPCAPD_TARGET_PORT", "x")]).unwrap();
+        assert_eq!(settings.named("port"), "RPCAPD_TARGET_PORT");
+    }
+
+    #[test]
+    fn what_is_printed_says_where_it_came_from() {
+        let settings = Settings::from_parts(&["--port", "7"], &[("SVCNET", "172.20.0.0/16")]).unwrap();
+        let text = settings.to_text();
+        assert_eq!(text.lines().count(), SETTINGS.len());
+        assert!(text.contains("# command line") && text.contains("# environment, SVCNET"), "{text}");
+    }
+}
