@@ -1,25 +1,41 @@
 //! What the node's network looks like: links with their roles, own addresses, local prefixes.
 //!
 //! ```text
-//! netlink (links, addresses, routes) --> tables --> View::build --> Shared<View> --> classify, control
+//! kernel --netlink, decode--> tables --roles--> View --> Shared<View> --> classify, control
+//!            (sockets)       (what is)  (what it means)
+//! select: which interfaces are tapped      listing: what FINDALLIF says of them
 //! ```
 //!
-//! A [`View`] is a snapshot, never changed after it was built. `monitor` keeps a new one coming
-//! within 100 ms of a change.
+//! A [`View`] is a snapshot, never changed after it was built. [`Monitor`] keeps a new one coming
+//! within 100 ms of a change; [`snapshot`] takes a single one.
+
+mod decode;
+mod listing;
+mod monitor;
+mod netlink;
+mod roles;
+mod select;
+mod slots;
+mod tables;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+pub use monitor::{Counters, Monitor, Options, snapshot};
+pub use select::{InterfaceSelection, RoleOverrides, SelectionError};
+
 /// What an interface is to the node, from routes and addresses, never from its name alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// Carries a default or off-node route, or is a physical device.
+    /// Leads off the node: carries a default route or one by a gateway, is a physical device, a
+    /// VLAN of one, or a tunnel to other nodes.
     Uplink,
-    /// The host side of a pod's link: routes reach local addresses through it.
+    /// The host side of a pod's link: a host route leads through it, its peer lives in another
+    /// namespace, or it is a port of a bridge that is no uplink.
     Pod,
-    /// Neither (a bridge's port without routes, a dummy, loopback).
+    /// Neither (such a bridge itself, a dummy, loopback).
     Other,
 }
 
@@ -56,13 +72,15 @@ pub struct Link {
 }
 
 /// The node's network at one moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     /// By interface index.
     pub links: HashMap<u32, Link>,
-    /// Addresses of the node itself; those of `kube-ipvs0` and of loopback's 127/8 and ::1 left out.
+    /// Addresses of the node itself, sorted; those of `kube-ipvs0`, 127/8 and ::1 left out.
     pub own: Vec<IpAddr>,
     /// What the node's routes reach through interfaces that are no uplinks, host routes and
-    /// connected subnets, own addresses included.
+    /// connected subnets, own addresses included; sorted, each once.
     pub local: Vec<IpNet>,
+    /// UDP ports of the node's VXLAN and Geneve devices, sorted, each once.
+    pub overlay_ports: Vec<u16>,
 }

@@ -1,0 +1,114 @@
+//! Dense numbers for links, 1..=1024: they name a link in the dedup table.
+//!
+//! ```text
+//! link appears --take--> the number free for longest      link goes --release--> end of the queue
+//! ```
+//!
+//! First in, first out: entries that a dead link left in the dedup table have the most time to
+//! expire before its number means another link.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+/// The most links that have numbers at once.
+const SLOTS: u16 = 1024;
+
+#[derive(Debug)]
+pub(super) struct Slots {
+    taken: HashMap<u32, u16>,
+    free: VecDeque<u16>,
+    /// Links that came when no number was free, by ifindex: the oldest gets the next one.
+    waiting: BTreeSet<u32>,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self { taken: HashMap::new(), free: (1..=SLOTS).collect(), waiting: BTreeSet::new() }
+    }
+}
+
+impl Slots {
+    /// The link's number, 0 if it has none.
+    pub(super) fn get(&self, ifindex: u32) -> u16 {
+        self.taken.get(&ifindex).copied().unwrap_or(0)
+    }
+
+    /// Gives the link a number, if it has none yet and one is free.
+    pub(super) fn take(&mut self, ifindex: u32) {
+        if self.taken.contains_key(&ifindex) {
+            return;
+        }
+        if let Some(slot) = self.free.pop_front() {
+            self.taken.insert(ifindex, slot);
+        } else {
+            self.waiting.insert(ifindex);
+        }
+    }
+
+    /// Takes the number back, and gives it to a link that waits for one.
+    pub(super) fn release(&mut self, ifindex: u32) {
+        self.waiting.remove(&ifindex);
+        if let Some(slot) = self.taken.remove(&ifindex) {
+            self.free.push_back(slot);
+            if let Some(next) = self.waiting.pop_first() {
+                self.take(next);
+            }
+        }
+    }
+
+    /// Releases all numbers but those of links that live.
+    pub(super) fn retain(&mut self, is_alive: impl Fn(u32) -> bool) {
+        let dead: BTreeSet<u32> = self.taken.keys().copied().filter(|&i| !is_alive(i)).collect();
+        self.waiting.retain(|&ifindex| is_alive(ifindex));
+        for ifindex in dead {
+            self.release(ifindex);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_kept_for_life_and_reused_last() {
+        let mut slots = Slots::default();
+        slots.take(7);
+        slots.take(8);
+        slots.take(7);
+        assert_eq!((slots.get(7), slots.get(8), slots.get(9)), (1, 2, 0));
+        slots.release(7);
+        slots.take(9);
+        assert_eq!(slots.get(9), 3, "the number just given back rests");
+        for ifindex in 100..100 + u32::from(SLOTS) - 3 {
+            slots.take(ifindex);
+        }
+        slots.take(10);
+        assert_eq!(slots.get(10), 1, "the only one left");
+    }
+
+    #[test]
+    fn who_came_too_late_waits_for_the_next_number() {
+        let mut slots = Slots::default();
+        for ifindex in 1..=u32::from(SLOTS) + 2 {
+            slots.take(ifindex);
+        }
+        assert_eq!((slots.get(1024), slots.get(1025), slots.get(1026)), (1024, 0, 0));
+        slots.release(1025);
+        slots.release(5);
+        assert_eq!(slots.get(1026), 5);
+        slots.retain(|ifindex| ifindex == 1026);
+        assert_eq!((slots.get(1026), slots.get(6)), (5, 0));
+        assert_eq!(slots.free.len(), usize::from(SLOTS) - 1);
+    }
+
+    #[test]
+    fn a_life_of_ten_thousand_links_leaves_nothing() {
+        let mut slots = Slots::default();
+        for ifindex in 0..10_000 {
+            slots.take(ifindex);
+            slots.release(ifindex);
+        }
+        assert!(slots.taken.is_empty() && slots.waiting.is_empty());
+        assert_eq!(slots.free.len(), usize::from(SLOTS));
+    }
+}
