@@ -1,0 +1,328 @@
+//! One sensor in active mode: connects to it, for ever, but never in a hurry.
+//!
+//! ```text
+//!      .--> Resolving --addresses--> Connecting --> Open (connection) --.
+//!      |        |                      |  next address                  |
+//!      |        `----- failed ---------'-------------- over ------------|
+//!      `---- Waiting: doubled each time, with jitter; long after CLOSE <-'
+//! ```
+//!
+//! Knows nothing of other sensors: each steps alone, and a step never blocks.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+
+use super::config::{Context, SensorTarget, Timing};
+use super::connection::{Connection, Over};
+use super::protocol::Ending;
+use super::resolve::{Addresses, Resolver};
+use super::state::{SensorState, SensorStates};
+
+/// The waits between attempts.
+struct Backoff {
+    /// Half of the longest next wait.
+    base: Duration,
+    min: Duration,
+    max: Duration,
+}
+
+impl Backoff {
+    fn new(timing: &Timing) -> Self {
+        Self { base: timing.backoff_min, min: timing.backoff_min, max: timing.backoff_max }
+    }
+
+    fn reset(&mut self) {
+        self.base = self.min;
+    }
+
+    /// How long to wait: between the base and twice that, so that a node group whose sensor
+    /// restarts does not come back in step.
+    fn next(&mut self) -> Duration {
+        let wait = jitter(self.base).min(self.max);
+        // Halved, because the jitter may double it.
+        self.base = (self.base * 2).min(self.max / 2).max(self.min);
+        wait
+    }
+}
+
+/// `base` to twice `base`.
+fn jitter(base: Duration) -> Duration {
+    // Without randomness the tap still connects, only not spread.
+    let random = getrandom::u32().unwrap_or(0);
+    base + base.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+/// How far the connection is.
+enum Link {
+    Waiting { until: Instant },
+    Resolving,
+    Connecting { socket: TcpStream, peer: SocketAddr, deadline: Instant },
+    Open(Box<Connection>),
+}
+
+/// What a step does next.
+enum Next {
+    /// Step again at once: the link has moved on.
+    Again,
+    /// Step again when something happens, or at this time.
+    Wait(Option<Instant>),
+}
+
+/// See the module.
+pub(super) struct Sensor {
+    index: usize,
+    target: SensorTarget,
+    link: Link,
+    /// Addresses of the target that were not tried yet.
+    addresses: VecDeque<SocketAddr>,
+    backoff: Backoff,
+    states: SensorStates,
+    /// What was last written to the log, so that an error is said once.
+    said: Option<String>,
+}
+
+impl Sensor {
+    pub(super) fn new(
+        index: usize,
+        target: SensorTarget,
+        timing: &Timing,
+        states: SensorStates,
+        now: Instant,
+    ) -> Self {
+        Self {
+            index,
+            target,
+            link: Link::Waiting { until: now },
+            addresses: VecDeque::new(),
+            backoff: Backoff::new(timing),
+            states,
+            said: None,
+        }
+    }
+
+    /// Notes what the kernel says about the socket. One that is being connected needs no note:
+    /// each step looks at it.
+    pub(super) fn note(&mut self, event: &Event) {
+        if let Link::Open(connection) = &mut self.link {
+            connection.note(event);
+        }
+    }
+
+    /// The answer to a look-up.
+    pub(super) fn resolved(&mut self, addresses: Addresses, now: Instant) {
+        match addresses {
+            Ok(addresses) if addresses.is_empty() => self.fail("the name has no address", now),
+            Ok(addresses) => self.addresses = addresses.into(),
+            Err(error) => self.fail(&format!("cannot resolve the name: {error}"), now),
+        }
+    }
+
+    /// Does what can be done now, and says when to be called again at the latest.
+    pub(super) fn step(
+        &mut self,
+        now: Instant,
+        cx: &Context,
+        registry: &Registry,
+        resolver: &Resolver,
+    ) -> Option<Instant> {
+        loop {
+            let next = match &mut self.link {
+                Link::Waiting { until } if *until > now => Next::Wait(Some(*until)),
+                Link::Waiting { .. } => self.look_up(resolver, now),
+                Link::Resolving => self.connect_next(cx, registry, now),
+                Link::Connecting { .. } => self.check_connect(cx, now),
+                Link::Open(connection) => match connection.step(now, cx) {
+                    Ok(due) => {
+                        self.report_open();
+                        Next::Wait(due)
+                    }
+                    Err(over) => self.disconnected(&over, cx, now),
+                },
+            };
+            if let Next::Wait(due) = next {
+                return due;
+            }
+        }
+    }
+
+    /// Ends the capture, for good; the generation from which workers have it not.
+    pub(super) fn stop(&mut self, cx: &Context) -> Option<u64> {
+        match &mut self.link {
+            Link::Open(connection) => connection.end_capture(cx),
+            _ => None,
+        }
+    }
+
+    fn look_up(&mut self, resolver: &Resolver, now: Instant) -> Next {
+        self.states.update(self.index, |status| status.state = SensorState::Connecting);
+        self.link = Link::Resolving;
+        match resolver.look_up(self.index, &self.target) {
+            Ok(Some(addresses)) => self.addresses = addresses.into(),
+            Ok(None) => return Next::Wait(None),
+            Err(error) => self.fail(&format!("cannot resolve the name: {error}"), now),
+        }
+        Next::Again
+    }
+
+    /// Tries the next address that the look-up gave.
+    fn connect_next(&mut self, cx: &Context, registry: &Registry, now: Instant) -> Next {
+        let Some(peer) = self.addresses.pop_front() else {
+            // The look-up still runs.
+            return Next::Wait(None);
+        };
+        match connect(peer, &cx.config.timing, registry, Token(self.index)) {
+            Ok(socket) => {
+                let deadline = now + cx.config.timing.connect;
+                self.link = Link::Connecting { socket, peer, deadline };
+            }
+            Err(error) => self.unreachable(&error, now),
+        }
+        Next::Again
+    }
+
+    fn check_connect(&mut self, cx: &Context, now: Instant) -> Next {
+        let Link::Connecting { socket, peer, deadline } = &self.link else { return Next::Again };
+        match is_connected(socket) {
+            Ok(true) => {
+                let peer = *peer;
+                let Link::Connecting { socket, .. } =
+                    std::mem::replace(&mut self.link, Link::Resolving)
+                else {
+                    return Next::Again;
+                };
+                self.connected(socket, peer, cx, now);
+            }
+            Ok(false) if *deadline > now => return Next::Wait(Some(*deadline)),
+            Ok(false) => {
+                let error = io::Error::from(io::ErrorKind::TimedOut);
+                self.unreachable(&error, now);
+            }
+            Err(error) => self.unreachable(&error, now),
+        }
+        Next::Again
+    }
+
+    fn connected(&mut self, socket: TcpStream, peer: SocketAddr, cx: &Context, now: Instant) {
+        tracing::info!(sensor = %self.target, %peer, "connected");
+        self.addresses.clear();
+        self.link = Link::Open(Box::new(Connection::new(socket, peer, self.index, cx, now)));
+        self.states.update(self.index, |status| {
+            status.state = SensorState::Connected;
+            status.reconnects += u64::from(status.connects > 0);
+            status.connects += 1;
+            status.peer = Some(peer);
+        });
+    }
+
+    fn report_open(&self) {
+        let Link::Open(connection) = &self.link else { return };
+        let state = match connection.is_capturing() {
+            true => SensorState::Capturing,
+            false => SensorState::Connected,
+        };
+        let captures = connection.captures();
+        self.states.update(self.index, |status| {
+            (status.state, status.captures) = (state, captures);
+        });
+    }
+
+    /// An address did not answer: the next one, or a wait.
+    fn unreachable(&mut self, error: &io::Error, now: Instant) {
+        if self.addresses.is_empty() {
+            self.fail(&format!("cannot connect: {error}"), now);
+        } else {
+            self.link = Link::Resolving;
+        }
+    }
+
+    fn disconnected(&mut self, over: &Over, cx: &Context, now: Instant) -> Next {
+        let Link::Open(connection) = &self.link else { return Next::Again };
+        let timing = &cx.config.timing;
+        let authenticated_at = connection.authenticated_at();
+        if authenticated_at.is_some_and(|since| now >= since + timing.settled) {
+            self.backoff.reset();
+            self.said = None;
+        }
+        let is_sent_away =
+            authenticated_at.is_some() && matches!(over, Over::Conversation(Ending::Close));
+        if is_sent_away {
+            // With the reference this ends the daemon's worker; a tap that never came back would
+            // leave the node dark without anybody noticing.
+            self.wait(jitter(timing.close_pause), &over.to_string(), now);
+        } else {
+            self.fail(&over.to_string(), now);
+        }
+        Next::Again
+    }
+
+    fn fail(&mut self, error: &str, now: Instant) {
+        let pause = self.backoff.next();
+        self.wait(pause, error, now);
+    }
+
+    fn wait(&mut self, pause: Duration, error: &str, now: Instant) {
+        if self.said.as_deref() == Some(error) {
+            tracing::debug!(sensor = %self.target, error, ?pause, "still no connection");
+        } else {
+            tracing::warn!(sensor = %self.target, error, ?pause, "no connection to the sensor");
+            self.said = Some(error.to_owned());
+        }
+        self.addresses.clear();
+        self.link = Link::Waiting { until: now + pause };
+        self.states.update(self.index, |status| {
+            status.state = SensorState::Backoff;
+            status.failures += 1;
+            status.peer = None;
+            status.last_error = Some(error.to_owned());
+        });
+    }
+}
+
+/// Starts to connect.
+fn connect(
+    peer: SocketAddr,
+    timing: &Timing,
+    registry: &Registry,
+    token: Token,
+) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    // A peer that vanished without a word: probed when idle for a third of the time, and given up
+    // when it has acknowledged nothing for all of it.
+    let probe = Duration::from_secs((timing.silence.as_secs() / 3).max(1));
+    let keepalive = TcpKeepalive::new().with_time(probe).with_interval(probe).with_retries(2);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(timing.silence))?;
+    match socket.connect(&SockAddr::from(peer)) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(error) => return Err(error),
+    }
+    let mut socket = TcpStream::from_std(socket.into());
+    registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+    Ok(socket)
+}
+
+/// True when the connection stands, false while it is being made.
+fn is_connected(socket: &TcpStream) -> io::Result<bool> {
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    match socket.peer_addr() {
+        // On loopback, a port of the ephemeral range that nobody listens on can be our own.
+        Ok(peer) if socket.local_addr()? == peer => {
+            Err(io::Error::from(io::ErrorKind::ConnectionRefused))
+        }
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+        Err(error) => Err(error),
+    }
+}

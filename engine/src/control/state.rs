@@ -1,0 +1,63 @@
+//! What readiness and metrics may know of the sensors.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How far the tap is with a sensor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SensorState {
+    /// A name is looked up, or a TCP connection made.
+    #[default]
+    Connecting,
+    /// Waits until it may try again.
+    Backoff,
+    /// The control connection stands; no capture runs.
+    Connected,
+    /// A capture runs.
+    Capturing,
+}
+
+/// One sensor at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SensorStatus {
+    /// As configured, `host:port`.
+    pub target: String,
+    /// See [`SensorState`].
+    pub state: SensorState,
+    /// The control connection's peer, while there is one.
+    pub peer: Option<SocketAddr>,
+    /// TCP connections made.
+    pub connects: u64,
+    /// Those of them after the first.
+    pub reconnects: u64,
+    /// Attempts and connections that ended, for whatever reason.
+    pub failures: u64,
+    /// Captures started.
+    pub captures: u64,
+    /// Why the last attempt or connection ended.
+    pub last_error: Option<String>,
+}
+
+/// A handle on every sensor's status; clones see the same. The index is the configuration's.
+#[derive(Clone, Debug)]
+pub struct SensorStates(Arc<Mutex<Vec<SensorStatus>>>);
+
+impl SensorStates {
+    pub(super) fn new(targets: impl Iterator<Item = String>) -> Self {
+        let status = |target| SensorStatus { target, ..SensorStatus::default() };
+        Self(Arc::new(Mutex::new(targets.map(status).collect())))
+    }
+
+    /// All sensors now.
+    #[must_use]
+    pub fn load(&self) -> Vec<SensorStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn update(&self, sensor: usize, change: impl FnOnce(&mut SensorStatus)) {
+        if let Some(status) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(sensor)
+        {
+            change(status);
+        }
+    }
+}
