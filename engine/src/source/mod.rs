@@ -9,6 +9,8 @@
 //! `packet` reads TPACKET_V3 rings, `file` reads captures, `memory` hands out frames made by a
 //! test or a benchmark. Roles, verdicts and sessions are other modules' business.
 
+pub mod file;
+
 use std::io;
 use std::time::Duration;
 

@@ -1,0 +1,10 @@
+//! Capture files written.
+//!
+//! ```text
+//! WireFrame --pcap--> file or pipe
+//! ```
+//!
+//! Reading them is [`crate::source::file`]'s business. No writer here looks at the clock or at
+//! the machine: the same frames give the same bytes.
+
+pub mod pcap;
