@@ -90,16 +90,17 @@ fn random() -> u32 {
 }
 
 /// `skb_get_poff`: where the transport header's payload begins, for the protocols that matter to a
-/// capture (no tunnels, no MPLS). 0 where the headers are unknown or were not captured.
+/// capture (no tunnels, no MPLS). Of a fragment other than the first it is where the IP header ends,
+/// and 0 where the headers are unknown or were not captured.
 fn payload_offset(data: &[u8]) -> u32 {
     transport(data).and_then(|(protocol, at)| behind_transport(data, protocol, at)).unwrap_or(0)
 }
 
-/// Tags, extension headers and the like that are followed in one frame, at most.
+/// Tags and extension headers that are followed in one frame, at most.
 const MAX_HEADERS: usize = 15;
 
-/// The transport protocol and the offset of its header.
-fn transport(data: &[u8]) -> Option<(u8, usize)> {
+/// The transport protocol, if there is a header of it, and the offset where it stands.
+fn transport(data: &[u8]) -> Option<(Option<u8>, usize)> {
     let mut ethertype = protocol(data);
     let mut at = ETHERNET_HEADER as usize;
     for _ in 0..MAX_HEADERS {
@@ -111,40 +112,49 @@ fn transport(data: &[u8]) -> Option<(u8, usize)> {
             0x0800 => {
                 let header: &[u8; 20] = data.get(at..)?.first_chunk()?;
                 let header_len = usize::from(header[0] & 0xf) * 4;
-                return (header_len >= header.len()).then_some((header[9], at + header_len));
+                let is_first = u16::from_be_bytes([header[6], header[7]]) & 0x1fff == 0;
+                let protocol = is_first.then_some(header[9]);
+                return (header_len >= header.len()).then_some((protocol, at + header_len));
             }
             0x86dd => {
                 let header: &[u8; 40] = data.get(at..)?.first_chunk()?;
                 return skip_extensions(data, header[6], at + header.len());
             }
+            0x0806 => return Some((None, at)),
             _ => return None,
         }
     }
     None
 }
 
-fn skip_extensions(data: &[u8], mut next: u8, mut at: usize) -> Option<(u8, usize)> {
+fn skip_extensions(data: &[u8], mut next: u8, mut at: usize) -> Option<(Option<u8>, usize)> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
-    const DESTINATION: u8 = 60;
     const FRAGMENT: u8 = 44;
+    const DESTINATION: u8 = 60;
     for _ in 0..MAX_HEADERS {
-        let extension_len = match next {
-            HOP_BY_HOP | ROUTING | DESTINATION => (usize::from(*data.get(at + 1)?) + 1) * 8,
-            FRAGMENT => 8,
-            _ => return Some((next, at)),
-        };
-        next = *data.get(at)?;
-        at += extension_len;
+        match next {
+            HOP_BY_HOP | ROUTING | DESTINATION => {
+                let header: &[u8; 2] = data.get(at..)?.first_chunk()?;
+                next = header[0];
+                at += (usize::from(header[1]) + 1) * 8;
+            }
+            FRAGMENT => {
+                let header: &[u8; 8] = data.get(at..)?.first_chunk()?;
+                let is_first = u16::from_be_bytes([header[2], header[3]]) & 0xfff8 == 0;
+                return Some((is_first.then_some(header[0]), at + header.len()));
+            }
+            _ => return Some((Some(next), at)),
+        }
     }
     None
 }
 
-fn behind_transport(data: &[u8], protocol: u8, at: usize) -> Option<u32> {
+fn behind_transport(data: &[u8], protocol: Option<u8>, at: usize) -> Option<u32> {
     let header_len = match protocol {
-        6 => usize::from(*data.get(at + 12)? >> 4).max(5) * 4, // TCP
-        17 | 136 | 1 | 58 | 2 => 8,                            // UDP(-Lite), ICMP, ICMPv6, IGMP
-        33 | 132 => 12,                                        // DCCP, SCTP
+        Some(6) => usize::from(*data.get(at + 12)? >> 4).max(5) * 4, // TCP
+        Some(17 | 136 | 1 | 58 | 2) => 8, // UDP(-Lite), ICMP, ICMPv6, IGMP
+        Some(33 | 132) => 12,             // DCCP, SCTP
         _ => 0,
     };
     u32::try_from(at + header_len).ok()

@@ -12,6 +12,8 @@ mod ancillary;
 mod assemble;
 mod layout;
 mod op;
+#[cfg(test)]
+mod oracle;
 mod run;
 mod text;
 mod verify;
