@@ -20,6 +20,7 @@ pub use settings::{Origin, Setting, Settings, SETTINGS};
 pub use values::parse_bytes;
 
 use crate::classify::{Election, Policy};
+use crate::control::SensorTarget;
 use crate::dedup;
 use crate::net::InterfaceSelection;
 use crate::rpcap::{MAX_SNAPLEN, MAX_UDP_PAYLOAD};
@@ -36,22 +37,13 @@ pub struct ConfigError {
     pub reason: String,
 }
 
-/// A sensor in active mode.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sensor {
-    /// Name or address.
-    pub host: String,
-    /// TCP port of its control connection.
-    pub port: u16,
-}
-
 /// What `podtap run` and `podtap check` act on.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `--interface`.
     pub interfaces: InterfaceSelection,
     /// `--sensor` with `--port`.
-    pub sensors: Vec<Sensor>,
+    pub sensors: Vec<SensorTarget>,
     /// `--podnet`: the pods' prefixes. The reference's election needs them; the default one does not.
     pub podnet: Vec<IpNet>,
     /// `--svcnet`, `--tapped-net`, `--untapped-net`, `--election`.
@@ -178,7 +170,7 @@ impl Field<'_> {
     }
 }
 
-fn sensors(text: &str, default_port: u16) -> Result<Vec<Sensor>, String> {
+fn sensors(text: &str, default_port: u16) -> Result<Vec<SensorTarget>, String> {
     let sensors = list(text).map(|entry| sensor(entry, default_port)).collect::<Result<Vec<_>, _>>()?;
     let distinct: BTreeSet<_> = sensors.iter().map(|s| (s.host.as_str(), s.port)).collect();
     if distinct.len() != sensors.len() {
@@ -187,12 +179,12 @@ fn sensors(text: &str, default_port: u16) -> Result<Vec<Sensor>, String> {
     Ok(sensors)
 }
 
-fn sensor(entry: &str, default_port: u16) -> Result<Sensor, String> {
+fn sensor(entry: &str, default_port: u16) -> Result<SensorTarget, String> {
     if let Ok(address) = entry.parse::<IpAddr>() {
-        return Ok(Sensor { host: address.to_string(), port: default_port });
+        return Ok(SensorTarget { host: address.to_string(), port: default_port });
     }
     if let Ok(address) = entry.parse::<SocketAddr>() {
-        return Ok(Sensor { host: address.ip().to_string(), port: address.port() });
+        return Ok(SensorTarget { host: address.ip().to_string(), port: address.port() });
     }
     let (host, port) = match entry.rsplit_once(':') {
         Some((host, port)) => (host, number(port, 1..=65_535)?),
@@ -204,7 +196,7 @@ fn sensor(entry: &str, default_port: u16) -> Result<Sensor, String> {
     if host.is_empty() || !host.chars().all(is_name) || is_number {
         return Err(format!("{entry:?} is neither an address nor a host name"));
     }
-    Ok(Sensor { host: host.into(), port })
+    Ok(SensorTarget { host: host.into(), port })
 }
 
 fn refuse_overlap(

@@ -15,4 +15,4 @@ mod sync;
 mod table;
 
 pub use fingerprint::{Fingerprinter, Key, Translated};
-pub use table::{MIN_MEMORY, Outcome, Table, TableError};
+pub use table::{MIN_MEMORY, Outcome, Table, TableError, check_memory};

@@ -63,8 +63,6 @@ pub struct SessionSpec {
     pub filter: Option<Program>,
     /// The sensor's sampling.
     pub sampling: Sampling,
-    /// The one interface whose frames are wanted; `None` is every one (`any-eth`).
-    pub interface: Option<String>,
 }
 
 /// A running capture.

@@ -1,0 +1,333 @@
+//! Starts the tap, waits for a signal, ends it.
+//!
+//! ```text
+//! machine check -> view (monitor) -> classifier -> rings, workers -> control, metrics -> wait
+//! SIGTERM: workers drain and flush -> control closes -> exit 0, within two seconds
+//! ```
+//!
+//! Everything that can be refused is refused before the first socket captures anything: wrong
+//! input and missing privilege are [`StartError`]s with exit code 2. A worker that panics takes the process
+//! down (`panic = "abort"`): a DaemonSet restarts, while a half-dead capture would not show. Nothing
+//! outlives the process: sockets, rings and threads are all that it has in the kernel.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::classify::{Classifier, Policy};
+use crate::config::Config;
+use crate::control::{Control, ControlConfig, SensorAddresses, Timing};
+use crate::dedup::{Fingerprinter, Table};
+use crate::net::{InterfaceSelection, Monitor, RoleOverrides, View};
+use crate::pipeline::Pipeline;
+use crate::rpcap::Stats;
+use crate::session::{Session, Sessions};
+use crate::shared::Shared;
+use crate::source::packet::{Geometry, PacketOptions, PacketSource};
+use crate::stats::WorkerStats;
+use crate::stats::export::{Exported, Metrics};
+use crate::stats::histogram::{PublishedHistograms, WorkerHistograms};
+use crate::sys::Waker;
+use crate::worker::{self, Lifecycle};
+
+/// How long control may take to close its connections at the end.
+const CLOSING: Duration = Duration::from_millis(500);
+
+/// The tap cannot start: wrong input or a missing privilege.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is nobody to send to.
+    #[error("no sensor: give --sensor (or EXTRAHOP_SENSOR_IP) an address")]
+    NoSensor,
+    /// A capability is missing.
+    #[error("{capability} is missing, which is needed {purpose}: run as root, or add it to the container's capabilities")]
+    Privilege {
+        /// Its name.
+        capability: &'static str,
+        /// What for.
+        purpose: &'static str,
+    },
+    /// Named interfaces that do not exist.
+    #[error("--interface: no such interface: {}", names.join(", "))]
+    NoInterface {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// A setting that does not fit the machine.
+    #[error("{setting}: {reason}")]
+    Setting {
+        /// The flag.
+        setting: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The system refused something.
+    #[error("{what} failed")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |source| StartError::System { what, source }
+}
+
+fn refused(setting: &'static str, reason: impl ToString) -> StartError {
+    StartError::Setting { setting, reason: reason.to_string() }
+}
+
+/// What the machine has for a tap with this configuration.
+#[derive(Debug)]
+pub struct Machine {
+    /// The network as it is now.
+    pub view: View,
+    /// CPUs that the process may use.
+    pub cpus: Vec<core_affinity::CoreId>,
+    /// One for each worker.
+    pub workers: usize,
+    /// Shape of each worker's ring.
+    pub geometry: Geometry,
+}
+
+impl Machine {
+    /// Looks, and refuses what cannot work.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
+    pub fn check(config: &Config) -> Result<Self, StartError> {
+        let raw = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_NET_RAW);
+        if !raw.unwrap_or(false) {
+            return Err(StartError::Privilege {
+                capability: "CAP_NET_RAW",
+                purpose: "to capture (AF_PACKET sockets)",
+            });
+        }
+        let view = crate::net::snapshot(config.interfaces.clone(), RoleOverrides::default())
+            .map_err(system("reading links, addresses and routes"))?;
+        let names = config.interfaces.missing(&view);
+        if !names.is_empty() {
+            return Err(StartError::NoInterface { names });
+        }
+        let cpus = core_affinity::get_core_ids().unwrap_or_default();
+        let workers = config.workers.unwrap_or(cpus.len().max(1));
+        let geometry = Geometry::from_budget(config.ring_memory, workers)
+            .map_err(|error| refused("--ring-memory", error))?;
+        Ok(Self { view, cpus, workers, geometry })
+    }
+}
+
+/// Makes a new classifier when the network or a sensor's address changes.
+#[derive(Clone, Debug)]
+struct Rules {
+    policy: Arc<Policy>,
+    inputs: Arc<Mutex<(Arc<View>, BTreeSet<IpAddr>)>>,
+    classifier: Shared<Classifier>,
+}
+
+impl Rules {
+    fn new(policy: Policy, view: View, sensors: impl IntoIterator<Item = IpAddr>) -> Self {
+        let sensors: BTreeSet<IpAddr> = sensors.into_iter().collect();
+        let classifier = Shared::new(build(&policy, &view, &sensors));
+        let inputs = Arc::new(Mutex::new((Arc::new(view), sensors)));
+        Self { policy: Arc::new(policy), inputs, classifier }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut (Arc<View>, BTreeSet<IpAddr>)), wakers: &[Waker]) {
+        let mut inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut inputs);
+        self.classifier.replace(build(&self.policy, &inputs.0, &inputs.1));
+        drop(inputs);
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+}
+
+fn build(policy: &Policy, view: &View, sensors: &BTreeSet<IpAddr>) -> Classifier {
+    Classifier::new(policy, view, &sensors.iter().copied().collect::<Vec<_>>())
+}
+
+/// Runs the tap until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// See [`StartError`]; once it runs, only a signal ends it.
+pub fn run(config: &Config) -> Result<(), StartError> {
+    if config.sensors.is_empty() {
+        return Err(StartError::NoSensor);
+    }
+    let machine = Machine::check(config)?;
+    // Before any thread starts, so that every thread leaves the signals to this one.
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(system("catching signals"))?;
+    let tap = Tap::start(config, machine)?;
+    let signal = signals.forever().next();
+    tracing::info!(?signal, "ending: flushing what is batched");
+    tap.stop();
+    Ok(())
+}
+
+/// The running parts.
+struct Tap {
+    workers: Vec<JoinHandle<()>>,
+    wakers: Vec<Waker>,
+    life: Arc<Lifecycle>,
+    control: Control,
+    _monitor: Monitor,
+    _metrics: Option<Metrics>,
+}
+
+impl Tap {
+    fn start(config: &Config, machine: Machine) -> Result<Self, StartError> {
+        let Machine { view, cpus, workers: count, geometry } = machine;
+        let table = Table::new(config.dedup_memory, config.dedup_window_ns)
+            .map_err(|error| refused("--dedup-memory", error))?;
+        let table = Arc::new(table);
+        let fingerprinter = Fingerprinter::random()
+            .map_err(|error| system("reading random bytes")(io::Error::other(error)))?;
+        let wakers = (0..count)
+            .map(|_| Waker::new())
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(system("creating an eventfd"))?;
+        let sessions = Sessions::new(wakers.clone());
+        let rules = Rules::new(config.policy.clone(), view, config.numeric_sensors());
+        let monitor = follow_network(config.interfaces.clone(), &rules, &wakers)?;
+        let sources = open_sources(config, geometry, &wakers)?;
+
+        let life = Arc::new(Lifecycle::default());
+        let mut stats = Vec::new();
+        let mut histograms = Vec::new();
+        let mut workers = Vec::new();
+        for (index, source) in sources.into_iter().enumerate() {
+            let context = worker::Context {
+                index,
+                pipeline: Pipeline::new(Arc::clone(&table), fingerprinter),
+                classifier: rules.classifier.reader(),
+                sessions: Arc::clone(&sessions),
+                stats: Arc::new(WorkerStats::default()),
+                histograms: WorkerHistograms::default(),
+                flush_ns: config.flush_ns,
+                life: Arc::clone(&life),
+            };
+            stats.push(Arc::clone(&context.stats));
+            histograms.push(context.histograms.published());
+            let cpu = cpus.get(index % cpus.len().max(1)).copied();
+            let worker = spawn_worker(index, cpu, source, context);
+            workers.push(worker.map_err(system("starting a worker thread"))?);
+        }
+        let control = start_control(config, &sessions, &monitor, &rules, &wakers, &stats)?;
+        let metrics = start_metrics(config, &sessions, stats, histograms, &control, &table)?;
+        tracing::info!(
+            workers = count,
+            ring_bytes = geometry.ring_bytes(),
+            dedup_bytes = table.memory(),
+            "capturing with af-packet (TPACKET_V3)"
+        );
+        Ok(Self { workers, wakers, life, control, _monitor: monitor, _metrics: metrics })
+    }
+
+    fn stop(self) {
+        let Self { workers, wakers, life, control, .. } = self;
+        life.drain();
+        for waker in &wakers {
+            waker.wake();
+        }
+        for worker in workers {
+            if worker.join().is_err() {
+                tracing::error!("a worker ended by a panic");
+            }
+        }
+        if !control.shutdown(CLOSING) {
+            tracing::warn!("the control connections were not closed in time");
+        }
+    }
+}
+
+fn follow_network(
+    selection: InterfaceSelection,
+    rules: &Rules,
+    wakers: &[Waker],
+) -> Result<Monitor, StartError> {
+    let (rules, wakers) = (rules.clone(), wakers.to_vec());
+    let on_change = move |view: &Arc<View>| rules.change(|inputs| inputs.0 = Arc::clone(view), &wakers);
+    Monitor::start(selection, RoleOverrides::default(), on_change)
+        .map_err(system("following the network by netlink"))
+}
+
+fn open_sources(
+    config: &Config,
+    geometry: Geometry,
+    wakers: &[Waker],
+) -> Result<Vec<PacketSource>, StartError> {
+    let options = PacketOptions { geometry, retire_timeout_ms: config.block_timeout_ms };
+    PacketSource::open_group(&options, wakers)
+        .map_err(|error| refused("--capture", crate::error_chain(&error)))
+}
+
+fn spawn_worker(
+    index: usize,
+    cpu: Option<core_affinity::CoreId>,
+    source: PacketSource,
+    context: worker::Context,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("rx-{index}")).spawn(move || {
+        if let Some(cpu) = cpu
+            && !core_affinity::set_for_current(cpu)
+        {
+            tracing::warn!(worker = index, cpu = cpu.id, "cannot pin the worker to its CPU");
+        }
+        worker::run(source, context);
+    })
+}
+
+fn start_control(
+    config: &Config,
+    sessions: &Arc<Sessions>,
+    monitor: &Monitor,
+    rules: &Rules,
+    wakers: &[Waker],
+    stats: &[Arc<WorkerStats>],
+) -> Result<Control, StartError> {
+    let (rules, wakers) = (rules.clone(), wakers.to_vec());
+    let addresses = SensorAddresses::new(move |address| {
+        rules.change(|inputs| drop(inputs.1.insert(address)), &wakers);
+    });
+    let control = ControlConfig {
+        sensors: config.sensors.clone(),
+        encoding: config.encoding,
+        datagram_bytes: config.datagram_bytes,
+        snaplen: config.snaplen,
+        null_auth: true,
+        preselected: None,
+        timing: Timing::default(),
+        addresses,
+    };
+    let stats = stats.to_vec();
+    let capture_stats = move || capture_stats(&stats);
+    Control::start(control, Arc::clone(sessions), monitor.view.clone(), capture_stats)
+        .map_err(system("starting the control thread"))
+}
+
+/// STATS of RPCAP: 32-bit fields that wrap, as the protocol's do.
+fn capture_stats(stats: &[Arc<WorkerStats>]) -> Stats {
+    let sum = |field: fn(&WorkerStats) -> u64| {
+        let total: u64 = stats.iter().map(|stats| field(stats)).fold(0, u64::wrapping_add);
+        u32::try_from(total & 0xffff_ffff).expect("masked")
+    };
+    Stats {
+        received: sum(|stats| stats.received.get()),
+        interface_dropped: 0,
+        kernel_dropped: sum(|stats| stats.ring_dropped.get()),
+        sent: 0,
+    }
+}
