@@ -18,12 +18,14 @@
 pub mod bpf;
 pub mod capfile;
 pub mod classify;
+//pub mod cli;
 pub mod config;
 pub mod control;
 pub mod dedup;
 pub mod frame;
 pub mod net;
 pub mod pipeline;
+pub mod replay;
 pub mod rpcap;
 pub mod segment;
 pub mod sensor;
@@ -31,6 +33,20 @@ pub mod session;
 pub mod shared;
 pub mod source;
 pub mod stats;
+//pub mod supervisor;
 pub mod sys;
 pub mod wire;
 pub mod worker;
+
+/// An error with everything that caused it, on one line.
+#[must_use]
+pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

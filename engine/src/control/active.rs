@@ -177,6 +177,7 @@ impl Sensor {
             // The look-up still runs.
             return Next::Wait(None);
         };
+        cx.config.addresses.tell(peer.ip());
         match connect(peer, &cx.config.timing, registry, Token(self.index)) {
             Ok(socket) => {
                 let deadline = now + cx.config.timing.connect;

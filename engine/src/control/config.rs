@@ -1,5 +1,6 @@
 //! What the control thread is told once: sensors, data form, times, and whom it may serve.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,12 +75,44 @@ pub struct ControlConfig {
     pub encoding: Encoding,
     /// The most bytes of UDP payload per datagram.
     pub datagram_bytes: usize,
+    /// The most bytes of a frame, whatever the sensor asks for.
+    pub snaplen: u32,
     /// AUTH without credentials is accepted.
     pub null_auth: bool,
     /// The one interface that sensors may open; `None` lets them choose.
     pub preselected: Option<String>,
     /// See [`Timing`].
     pub timing: Timing,
+    /// See [`SensorAddresses`].
+    pub addresses: SensorAddresses,
+}
+
+/// Told each address that a sensor's name led to, before anything is sent there: what goes to and
+/// from it must not be captured.
+#[derive(Clone)]
+pub struct SensorAddresses(Arc<dyn Fn(IpAddr) + Send + Sync>);
+
+impl SensorAddresses {
+    /// Calls `tell` on the control thread, for each attempt to connect.
+    pub fn new(tell: impl Fn(IpAddr) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+
+    pub(super) fn tell(&self, address: IpAddr) {
+        (self.0)(address);
+    }
+}
+
+impl Default for SensorAddresses {
+    fn default() -> Self {
+        Self::new(|_address| {})
+    }
+}
+
+impl std::fmt::Debug for SensorAddresses {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SensorAddresses(..)")
+    }
 }
 
 /// Decides whom the tap serves.

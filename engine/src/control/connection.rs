@@ -336,7 +336,7 @@ impl Connection {
             sensor: self.sensor,
             peer,
             encoding: cx.config.encoding,
-            snaplen: request.snaplen,
+            snaplen: request.snaplen.min(cx.config.snaplen),
             datagram_bytes: cx.config.datagram_bytes,
             filter: Some(request.filter),
             sampling: request.sampling,

@@ -20,6 +20,6 @@ mod protocol;
 mod resolve;
 mod state;
 
-pub use config::{Authenticator, ControlConfig, NullAuth, SensorTarget, Timing};
+pub use config::{Authenticator, ControlConfig, NullAuth, SensorAddresses, SensorTarget, Timing};
 pub use event_loop::{Control, MAX_SENSORS};
 pub use state::{SensorState, SensorStates, SensorStatus};

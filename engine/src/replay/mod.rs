@@ -199,3 +199,6 @@ fn to_file(
     writer.finish()?;
     Ok(summary)
 }
+
+#[cfg(test)]
+mod tests;
