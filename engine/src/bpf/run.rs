@@ -244,7 +244,7 @@ mod tests {
             let alone = |insn: &BpfInsn| Program::new(&[&[*insn], &tail[..]].concat()).is_ok();
             let mut program: Vec<_> = instructions.into_iter().filter(alone).collect();
             program.extend(tail);
-            Program::new(&program).unwrap().run(&frame(&data));
+            let _verdict = Program::new(&program).unwrap().run(&frame(&data));
         }
     }
 }

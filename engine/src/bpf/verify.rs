@@ -7,6 +7,9 @@
 //! Neither laxer nor stricter than the kernel: a sensor's filter that one of the two refuses would
 //! otherwise be in force on one data path and not on the other. After these checks a program ends:
 //! every jump goes forward, and none leaves the program.
+//!
+//! A sound program may still be too big to attach once the kernel has translated it, by about ten
+//! for one: `ENOMEM` beyond `net.core.optmem_max`, `EINVAL` for a `ja` over more than 32,767.
 
 use super::MAX_INSTRUCTIONS;
 use super::op::{Alu, Op, SCRATCH_WORDS};
@@ -94,4 +97,51 @@ fn check_scratch(ops: &[Op]) -> Result<(), Invalid> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bpf::Program;
+
+    fn refused(program: &[(u16, u8, u8, u32)]) -> Invalid {
+        let insn = |&(code, jt, jf, k): &_| BpfInsn { code, jt, jf, k };
+        Program::new(&program.iter().map(insn).collect::<Vec<_>>()).unwrap_err()
+    }
+
+    const RET: (u16, u8, u8, u32) = (0x06, 0, 0, 1);
+
+    #[test]
+    fn a_refusal_says_where_and_why() {
+        let table: [(&[_], usize, &str); 12] = [
+            (&[], 0, "the program is empty"),
+            (&[RET; 4097], 4096, "more than 4096 instructions"),
+            (&[RET, (0xff, 0, 0, 0), RET], 1, "unknown opcode or ancillary offset"),
+            (&[(0x20, 0, 0, 0xffff_f001), RET], 0, "unknown opcode or ancillary offset"),
+            (&[(0x34, 0, 0, 0), RET], 0, "division by zero"),
+            (&[(0x64, 0, 0, 32), RET], 0, "shift by more than 31 bits"),
+            (&[(0x02, 0, 0, 16), RET], 0, "no such word of scratch memory"),
+            (&[RET, (0x05, 0, 0, 1), RET], 1, "jump out of the program"),
+            (&[(0x05, 0, 0, u32::MAX), RET], 0, "jump out of the program"),
+            (&[(0x15, 0, 1, 0), RET], 0, "jump out of the program"),
+            (&[RET, (0x07, 0, 0, 0)], 1, "the last instruction is not a return"),
+            (&[(0x60, 0, 0, 3), RET], 0, "scratch memory is read before it is written"),
+        ];
+        for (program, at, reason) in table {
+            assert_eq!(refused(program), Invalid { at, reason });
+        }
+    }
+
+    #[test]
+    fn scratch_memory_must_be_written_on_every_path() {
+        // jeq over the store: one of two paths comes without it.
+        let one_path = [(0x15, 1, 0, 0), (0x02, 0, 0, 5), (0x60, 0, 0, 5), RET];
+        let reason = "scratch memory is read before it is written";
+        assert_eq!(refused(&one_path), Invalid { at: 2, reason });
+        // Stored on both.
+        let store = (0x02, 0, 0, 5);
+        let both = [(0x15, 2, 0, 0), store, (0x05, 0, 0, 1), store, (0x60, 0, 0, 5), RET];
+        let insn = |&(code, jt, jf, k): &_| BpfInsn { code, jt, jf, k };
+        assert!(Program::new(&both.iter().map(insn).collect::<Vec<_>>()).is_ok());
+    }
 }

@@ -101,3 +101,13 @@ fn lengths_are_limited_as_in_the_kernel() {
         assert_eq!(sound, (1..=MAX_INSTRUCTIONS).contains(&len));
     }
 }
+
+#[test]
+fn a_sound_program_may_be_too_big_to_attach() {
+    // Each `ldxb` becomes some 17 instructions of the kernel's own, and a jump there has 16 bits.
+    let mut program = vec![insn(code::JMP | code::JA, 2000)];
+    program.resize(2001, insn(0xb1, 0));
+    program.push(insn(code::RET, 1));
+    assert!(Program::new(&program).is_ok());
+    assert!(attach(&any_socket(), &program).is_err());
+}
