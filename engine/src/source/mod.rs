@@ -9,6 +9,9 @@
 //! `packet` reads TPACKET_V3 rings, `file` reads captures, `memory` hands out frames made by a
 //! test or a benchmark. Roles, verdicts and sessions are other modules' business.
 
+pub mod memory;
+pub mod packet;
+
 use std::io;
 use std::time::Duration;
 
