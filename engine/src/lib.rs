@@ -18,7 +18,7 @@
 pub mod bpf;
 pub mod capfile;
 pub mod classify;
-//pub mod cli;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod dedup;
@@ -33,7 +33,7 @@ pub mod session;
 pub mod shared;
 pub mod source;
 pub mod stats;
-//pub mod supervisor;
+pub mod supervisor;
 pub mod sys;
 pub mod wire;
 pub mod worker;

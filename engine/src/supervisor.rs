@@ -27,12 +27,11 @@ use crate::dedup::{Fingerprinter, Table};
 use crate::net::{InterfaceSelection, Monitor, RoleOverrides, View};
 use crate::pipeline::Pipeline;
 use crate::rpcap::Stats;
-use crate::session::{Session, Sessions};
+use crate::session::Sessions;
 use crate::shared::Shared;
-use crate::source::packet::{Geometry, PacketOptions, PacketSource};
+use crate::source::packet::{Geometry, OpenError, PacketOptions, PacketSource};
 use crate::stats::WorkerStats;
-use crate::stats::export::{Exported, Metrics};
-use crate::stats::histogram::{PublishedHistograms, WorkerHistograms};
+use crate::stats::histogram::WorkerHistograms;
 use crate::sys::Waker;
 use crate::worker::{self, Lifecycle};
 
@@ -67,6 +66,9 @@ pub enum StartError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The kernel refuses a ring.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The system refused something.
     #[error("{what} failed")]
     System {
@@ -184,7 +186,6 @@ struct Tap {
     life: Arc<Lifecycle>,
     control: Control,
     _monitor: Monitor,
-    _metrics: Option<Metrics>,
 }
 
 impl Tap {
@@ -194,7 +195,7 @@ impl Tap {
             .map_err(|error| refused("--dedup-memory", error))?;
         let table = Arc::new(table);
         let fingerprinter = Fingerprinter::random()
-            .map_err(|error| system("reading random bytes")(io::Error::other(error)))?;
+            .map_err(|error| system("reading random bytes")(io::Error::other(error.to_string())))?;
         let wakers = (0..count)
             .map(|_| Waker::new())
             .collect::<io::Result<Vec<_>>>()
@@ -226,14 +227,13 @@ impl Tap {
             workers.push(worker.map_err(system("starting a worker thread"))?);
         }
         let control = start_control(config, &sessions, &monitor, &rules, &wakers, &stats)?;
-        let metrics = start_metrics(config, &sessions, stats, histograms, &control, &table)?;
         tracing::info!(
             workers = count,
             ring_bytes = geometry.ring_bytes(),
             dedup_bytes = table.memory(),
             "capturing with af-packet (TPACKET_V3)"
         );
-        Ok(Self { workers, wakers, life, control, _monitor: monitor, _metrics: metrics })
+        Ok(Self { workers, wakers, life, control, _monitor: monitor })
     }
 
     fn stop(self) {
@@ -270,8 +270,17 @@ fn open_sources(
     wakers: &[Waker],
 ) -> Result<Vec<PacketSource>, StartError> {
     let options = PacketOptions { geometry, retire_timeout_ms: config.block_timeout_ms };
-    PacketSource::open_group(&options, wakers)
-        .map_err(|error| refused("--capture", crate::error_chain(&error)))
+    let mut sources = Vec::new();
+    let mut group = None;
+    for waker in wakers {
+        let mut source = PacketSource::open(&options, waker.clone())?;
+        // A group of one needs no group.
+        if wakers.len() > 1 {
+            group = Some(source.join_fanout(group)?);
+        }
+        sources.push(source);
+    }
+    Ok(sources)
 }
 
 fn spawn_worker(

@@ -10,6 +10,8 @@
 //! test or a benchmark. Roles, verdicts and sessions are other modules' business.
 
 pub mod file;
+pub mod memory;
+pub mod packet;
 
 use std::io;
 use std::time::Duration;

@@ -2,6 +2,9 @@
 
 mod buffer;
 pub(crate) mod udp;
+pub(crate) mod mmap;
+pub(crate) mod packet;
+pub(crate) mod socket;
 mod waker;
 
 pub(crate) use buffer::{Buffer, force_buffer};

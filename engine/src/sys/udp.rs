@@ -124,7 +124,7 @@ mod tests {
         let bytes: Vec<u8> = (0..ends[149]).map(|n| u8::try_from(n & 255).unwrap()).collect();
         let outcome = send_datagrams(&sender, &bytes, &ends);
         assert_eq!((outcome.datagrams, outcome.bytes), (150, bytes.len() as u64));
-        assert_eq!(outcome.failed, []);
+        assert!(outcome.failed.is_empty());
         let mut buffer = [0; 2048];
         let mut start = 0;
         for end in ends {
