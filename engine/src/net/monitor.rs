@@ -240,7 +240,9 @@ impl<F: Fn(&Arc<View>)> Follower<F> {
             }
         }
         if self.tables.take_stale() {
-            self.next_dump = self.next_dump.min(now.max(self.last_dump + BETWEEN_DUMPS));
+            // Not at once: what made them stale may still be going on.
+            let soon = (now + QUIET).max(self.last_dump + BETWEEN_DUMPS);
+            self.next_dump = self.next_dump.min(soon);
         }
         if is_news {
             self.news_since.get_or_insert(now);
@@ -275,3 +277,6 @@ enum Wake {
     Events,
     Timeout,
 }
+
+#[cfg(test)]
+mod tests;
