@@ -36,7 +36,7 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How the monitor works; the default is right outside tests.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Bytes of events that the kernel may queue for us. Ten thousand links at once need about 40 MB.
+    /// Bytes of events that the kernel may queue for us; one more and a dump makes it good.
     pub receive_buffer_bytes: usize,
     /// Time between dumps that nothing asked for.
     pub reconcile_every: Duration,
