@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_REPLACE, NlaBuffer, NlasIterator, parse_u32};
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::AddressHeader;
+use netlink_packet_route::address::{AddressHeader, AddressHeaderFlags};
 use netlink_packet_route::link::{LinkFlags, LinkHeader, LinkLayerType};
 use netlink_packet_route::route::{RouteFlags, RouteHeader, RouteType};
 
@@ -61,8 +61,17 @@ pub(super) fn update(message_type: u16, flags: u16, payload: &[u8]) -> Option<Up
     match message_type {
         libc::RTM_NEWLINK => link(payload).map(|device| Update::Link(Box::new(device))),
         libc::RTM_DELLINK => link_header(payload).map(|header| Update::LinkGone(header.index)),
-        libc::RTM_NEWADDR => address(payload).map(|(link, net)| Update::Address(link, net)),
-        libc::RTM_DELADDR => address(payload).map(|(link, net)| Update::AddressGone(link, net)),
+        libc::RTM_NEWADDR => {
+            let (header, net) = address(payload)?;
+            // Until it is known to be the only one of its kind, an IPv6 address is nobody's; the
+            // kernel announces it after that, though it lists it before.
+            let is_doubtful = header.flags.contains(AddressHeaderFlags::Tentative)
+                && !header.flags.contains(AddressHeaderFlags::Optimistic);
+            (!is_doubtful).then_some(Update::Address(header.index, net))
+        }
+        libc::RTM_DELADDR => {
+            address(payload).map(|(header, net)| Update::AddressGone(header.index, net))
+        }
         libc::RTM_NEWROUTE => {
             let (header, key, legs) = route(payload)?;
             let replaces = flags & NLM_F_REPLACE != 0;
@@ -172,7 +181,7 @@ fn link(payload: &[u8]) -> Option<Device> {
     Some(Device { link, master, parent, is_peer_elsewhere, overlay_port })
 }
 
-fn address(payload: &[u8]) -> Option<(u32, IpNet)> {
+fn address(payload: &[u8]) -> Option<(AddressHeader, IpNet)> {
     let header = AddressHeader::parse(payload).ok()?;
     let (mut own, mut other) = (None, None);
     for (kind, value) in attributes(payload.get(ADDRESS_HEADER..)?) {
@@ -183,7 +192,8 @@ fn address(payload: &[u8]) -> Option<(u32, IpNet)> {
             _ => {}
         }
     }
-    Some((header.index, IpNet::new(own.or(other)?, header.prefix_len).ok()?))
+    let net = IpNet::new(own.or(other)?, header.prefix_len).ok()?;
+    Some((header, net))
 }
 
 fn route(payload: &[u8]) -> Option<(RouteHeader, RouteKey, Vec<Leg>)> {
@@ -397,6 +407,20 @@ mod tests {
         message.extend(attribute(IFA_LOCAL, &[10, 0, 0, 1]));
         let expected = Update::Address(5, "10.0.0.1/32".parse().unwrap());
         assert_eq!(update(libc::RTM_NEWADDR, 0, &message), Some(expected));
+    }
+
+    #[test]
+    fn an_address_counts_once_nobody_else_claims_it() {
+        let message = |flags| {
+            let address = attribute(IFA_ADDRESS, &[0xfd; 16]);
+            [vec![10, 64, flags, 0, 5, 0, 0, 0], address].concat()
+        };
+        let (tentative, optimistic) = (0x40, 0x04);
+        assert_eq!(update(libc::RTM_NEWADDR, 0, &message(tentative)), None);
+        for flags in [0, tentative | optimistic] {
+            assert!(update(libc::RTM_NEWADDR, 0, &message(flags)).is_some(), "{flags:#x}");
+        }
+        assert!(update(libc::RTM_DELADDR, 0, &message(tentative)).is_some());
     }
 
     #[test]

@@ -6,8 +6,6 @@
 //!
 //! A sensor opens the first that says ";preselected", so that is always there and always first.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 
 use super::{Link, Role, View};
@@ -68,7 +66,7 @@ fn address(net: &IpNet) -> Address {
         IpNet::V4(net) => Some(net.netmask()),
         IpNet::V6(_) => None,
     };
-    Address { address: IpAddr::from(net.addr()), netmask }
+    Address { address: net.addr(), netmask }
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How the monitor works; the default is right outside tests.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Bytes of events that the kernel may queue for us. Ten thousand links at once need about 40 MB.
+    /// Bytes of events that the kernel may queue for us; one more and a dump makes it good.
     pub receive_buffer_bytes: usize,
     /// Time between dumps that nothing asked for.
     pub reconcile_every: Duration,
@@ -240,7 +240,9 @@ impl<F: Fn(&Arc<View>)> Follower<F> {
             }
         }
         if self.tables.take_stale() {
-            self.next_dump = self.next_dump.min(now.max(self.last_dump + BETWEEN_DUMPS));
+            // Not at once: what made them stale may still be going on.
+            let soon = (now + QUIET).max(self.last_dump + BETWEEN_DUMPS);
+            self.next_dump = self.next_dump.min(soon);
         }
         if is_news {
             self.news_since.get_or_insert(now);
@@ -275,3 +277,6 @@ enum Wake {
     Events,
     Timeout,
 }
+
+#[cfg(test)]
+mod tests;

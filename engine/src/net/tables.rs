@@ -5,8 +5,8 @@
 //! dump:   [Update] --replace--^          (one kind at a time)
 //! ```
 //!
-//! The kernel does not announce everything it drops: IPv4 routes go in silence with their link or
-//! their preferred source. [`Tables`] drops what it can know to be gone and otherwise says that it
+//! The kernel does not announce everything: IPv4 routes go in silence with their link or their
+//! preferred source, a veth does not tell that its peer has moved to another namespace. [`Tables`] drops what it can know to be gone and otherwise says that it
 //! [is stale](Tables::take_stale), which asks for a dump. An event costs what it touches, whatever
 //! the number of links.
 
@@ -29,7 +29,7 @@ pub(super) struct Device {
     pub(super) link: Link,
     /// The bridge, bond or VRF it is a port of; 0 for none.
     pub(super) master: u32,
-    /// The device below, in this namespace; 0 for none.
+    /// The device below, or a veth's peer, in this namespace; 0 for none.
     pub(super) parent: u32,
     /// Its other end (a veth's peer) is in another namespace.
     pub(super) is_peer_elsewhere: bool,
@@ -108,6 +108,8 @@ pub(super) struct Tables {
     selection: InterfaceSelection,
     overrides: RoleOverrides,
     devices: HashMap<u32, Device>,
+    /// The devices that name the link as their parent.
+    children_of: HashMap<u32, HashSet<u32>>,
     addresses: HashMap<u32, BTreeSet<IpNet>>,
     routes: HashMap<RouteKey, Vec<Leg>>,
     /// The keys of routes with a leg through the link.
@@ -177,7 +179,10 @@ impl Tables {
     /// Puts the result of a dump in the place of all that is known of its kind.
     pub(super) fn replace(&mut self, kind: Kind, updates: Vec<Update>) {
         match kind {
-            Kind::Links => self.devices.clear(),
+            Kind::Links => {
+                self.devices.clear();
+                self.children_of.clear();
+            }
             Kind::Addresses => self.addresses.clear(),
             Kind::Nexthops => self.nexthops.clear(),
             Kind::Routes4 => self.forget_routes(|destination| matches!(destination, IpNet::V4(_))),
@@ -218,8 +223,14 @@ impl Tables {
         if self.is_tapped(&device.link) {
             self.slots.take(ifindex);
         }
-        let is_up = device.link.is_up;
+        let (is_up, parent) = (device.link.is_up, device.parent);
         let old = self.devices.insert(ifindex, device);
+        if let Some(old) = old.as_ref().filter(|old| old.parent != parent) {
+            self.remove_child(old.parent, ifindex);
+        }
+        if parent != 0 {
+            self.children_of.entry(parent).or_default().insert(ifindex);
+        }
         let Some(old) = old else { return true };
         if old.link.is_up && !is_up {
             self.remove_routes_of(ifindex);
@@ -231,7 +242,20 @@ impl Tables {
         self.remove_routes_of(ifindex);
         self.addresses.remove(&ifindex);
         self.slots.release(ifindex);
-        self.devices.remove(&ifindex).is_some()
+        // A veth whose peer moves to another namespace is not announced anew.
+        self.is_stale |= self.children_of.contains_key(&ifindex);
+        let Some(gone) = self.devices.remove(&ifindex) else { return false };
+        self.remove_child(gone.parent, ifindex);
+        true
+    }
+
+    fn remove_child(&mut self, parent: u32, ifindex: u32) {
+        if let Entry::Occupied(mut children) = self.children_of.entry(parent) {
+            children.get_mut().remove(&ifindex);
+            if children.get().is_empty() {
+                children.remove();
+            }
+        }
     }
 
     fn remove_address(&mut self, ifindex: u32, address: IpNet) -> bool {

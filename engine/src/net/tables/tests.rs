@@ -156,6 +156,15 @@ fn a_link_that_goes_takes_everything_with_it() {
 }
 
 #[test]
+fn a_veths_peer_that_goes_leaves_a_doubt_where_it_went() {
+    let mut tables = fixture("link p1 veth\nlink eth1 veth parent=p1");
+    tables.apply(Update::LinkGone(1));
+    assert!(tables.take_stale());
+    tables.apply(Update::LinkGone(2));
+    assert!(!tables.take_stale() && tables.children_of.is_empty());
+}
+
+#[test]
 fn a_link_that_goes_down_loses_its_routes_in_silence() {
     let mut tables = fixture("link eni1 veth\nroute 10.0.1.5/32 dev eni1");
     let mut down = tables.devices[&1].clone();
