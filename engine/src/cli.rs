@@ -29,8 +29,11 @@ fn command() -> Command {
     let run = Command::new("run").about("Tap this node's traffic and send it to sensors");
     let check = Command::new("check")
         .about("Check the same flags and the machine, and exit: 0 if `run` would start, else 2");
-    let sensor = Command::new("sensor").about("Receive from taps, and write what they report as pcapng");
-    let replay = Command::new("replay").about("Send capture files through the tap's pipeline");
+    // After the arguments, whose own description clap would show otherwise.
+    let sensor = sensor::Args::augment_args(Command::new("sensor"))
+        .about("Receive from taps, and write what they report as pcapng");
+    let replay = replay::Args::augment_args(Settings::declare(Command::new("replay")))
+        .about("Send capture files through the tap's pipeline, to a file or a sensor");
     Command::new("podtap")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A packet tap for Kubernetes nodes: every packet once, to a network sensor, by RPCAP")
@@ -38,8 +41,8 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(Settings::declare(run).arg(print_config()))
         .subcommand(Settings::declare(check).arg(print_config()))
-        .subcommand(sensor::Args::augment_args(sensor))
-        .subcommand(replay::Args::augment_args(Settings::declare(replay)))
+        .subcommand(sensor)
+        .subcommand(replay)
 }
 
 /// The whole program.
