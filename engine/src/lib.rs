@@ -16,6 +16,7 @@
 #![warn(missing_docs)]
 
 pub mod bpf;
+pub mod capfile;
 pub mod classify;
 pub mod control;
 pub mod dedup;

@@ -1,1 +1,5 @@
 //! See the crate's picture.
+
+mod message;
+mod numbering;
+mod reassembly;
