@@ -323,4 +323,4 @@ impl Unpacker {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

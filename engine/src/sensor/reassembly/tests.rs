@@ -5,10 +5,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::sensor::message::tests::{Kept, packet};
 
-type Packet = (PacketHeader, Vec<u8>);
+pub(in crate::sensor) type Packet = (PacketHeader, Vec<u8>);
 
 /// Cuts packets into datagrams as the tap does: full when less than a header's room is left.
-fn datagrams(packets: &[Packet], first_number: u32, bytes: usize) -> Vec<Vec<u8>> {
+pub(in crate::sensor) fn datagrams(
+    packets: &[Packet],
+    first_number: u32,
+    bytes: usize,
+) -> Vec<Vec<u8>> {
     let start = |number: u32| {
         let header = StreamHeader { first_header: STREAM_NO_PACKET, sequence: number };
         header.to_bytes().to_vec()
@@ -41,7 +45,7 @@ fn datagrams(packets: &[Packet], first_number: u32, bytes: usize) -> Vec<Vec<u8>
     done
 }
 
-fn packets(count: u32, len: impl Fn(u32) -> usize) -> Vec<Packet> {
+pub(in crate::sensor) fn packets(count: u32, len: impl Fn(u32) -> usize) -> Vec<Packet> {
     (1..=count).map(|number| packet(number, len(number))).collect()
 }
 
