@@ -140,9 +140,9 @@ fn check(args: &ArgMatches) -> Result<(), Failure> {
 
 fn run_sensor(args: &ArgMatches) -> Result<(), Failure> {
     let args = sensor::Args::from_arg_matches(args).map_err(input)?;
-    match sensor::run(args) {
-        Ok(()) => Ok(()),
-        Err(error) if error.is_input() => Err(input(error)),
+    match sensor::run(&args) {
+        Ok(_summary) => Ok(()),
+        Err(error) if error.exit_code() == WRONG_INPUT => Err(input(error)),
         Err(error) => Err(Failure::Running(Box::new(error))),
     }
 }

@@ -38,14 +38,17 @@ pub mod sys;
 pub mod wire;
 pub mod worker;
 
-/// An error with everything that caused it, on one line.
+/// An error with everything that caused it, on one line; causes that the text names already are
+/// not repeated.
 #[must_use]
 pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
         cause = error.source();
     }
     text

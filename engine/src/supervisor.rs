@@ -129,11 +129,14 @@ impl Machine {
     }
 }
 
+/// The network, and the sensors' addresses.
+type Inputs = (Arc<View>, BTreeSet<IpAddr>);
+
 /// Makes a new classifier when the network or a sensor's address changes.
 #[derive(Clone, Debug)]
 struct Rules {
     policy: Arc<Policy>,
-    inputs: Arc<Mutex<(Arc<View>, BTreeSet<IpAddr>)>>,
+    inputs: Arc<Mutex<Inputs>>,
     classifier: Shared<Classifier>,
 }
 
@@ -145,9 +148,12 @@ impl Rules {
         Self { policy: Arc::new(policy), inputs, classifier }
     }
 
-    fn change(&self, change: impl FnOnce(&mut (Arc<View>, BTreeSet<IpAddr>)), wakers: &[Waker]) {
+    /// `change` returns whether it changed anything.
+    fn change(&self, change: impl FnOnce(&mut Inputs) -> bool, wakers: &[Waker]) {
         let mut inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut inputs);
+        if !change(&mut inputs) {
+            return;
+        }
         self.classifier.replace(build(&self.policy, &inputs.0, &inputs.1));
         drop(inputs);
         for waker in wakers {
@@ -259,7 +265,13 @@ fn follow_network(
     wakers: &[Waker],
 ) -> Result<Monitor, StartError> {
     let (rules, wakers) = (rules.clone(), wakers.to_vec());
-    let on_change = move |view: &Arc<View>| rules.change(|inputs| inputs.0 = Arc::clone(view), &wakers);
+    let on_change = move |view: &Arc<View>| {
+        let take = |(known, _sensors): &mut Inputs| {
+            *known = Arc::clone(view);
+            true
+        };
+        rules.change(take, &wakers);
+    };
     Monitor::start(selection, RoleOverrides::default(), on_change)
         .map_err(system("following the network by netlink"))
 }
@@ -309,7 +321,7 @@ fn start_control(
 ) -> Result<Control, StartError> {
     let (rules, wakers) = (rules.clone(), wakers.to_vec());
     let addresses = SensorAddresses::new(move |address| {
-        rules.change(|inputs| drop(inputs.1.insert(address)), &wakers);
+        rules.change(|(_view, sensors)| sensors.insert(address), &wakers);
     });
     let control = ControlConfig {
         sensors: config.sensors.clone(),

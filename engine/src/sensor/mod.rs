@@ -1,9 +1,275 @@
-//! stub until the branch is merged
-#![allow(missing_docs)]
+//! `podtap sensor`: an open receiver for taps, in place of the appliance.
+//!
+//! ```text
+//! event_loop   epoll, timers, the end          summary   counts, JSON, text
+//!    tap       one tap's sockets ----> client        the control protocol (pure)
+//!     |  `---> capture                 message       PACKET messages (pure)
+//!     |           `-> output           reassembly    the stream form (pure)
+//!  context, socket                     numbering     what is missing (pure)
+//! ```
+//!
+//! It asks as the appliance does and forgives as little as a receiver must: what is malformed is
+//! counted by reason and said once, and nothing that arrives makes memory grow.
+
+mod capture;
+mod client;
+mod context;
+mod event_loop;
+mod message;
+mod numbering;
+mod output;
+mod reassembly;
+mod socket;
+mod summary;
+mod tap;
+
+use std::io::{self, IsTerminal, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+pub use context::DataChannel;
+pub use summary::{Counts, Malformed, Record, Summary, TapStats};
+
+use crate::rpcap::MAX_SNAPLEN;
+use crate::sys::libpcap::CompileError;
+
+/// The environment variable that may hold the password.
+const PASSWORD_VARIABLE: &str = "PODTAP_SENSOR_PASSWORD";
+/// The longest user name and password that AUTH can carry.
+const MAX_CREDENTIAL: usize = 0xffff;
+
+/// Receive packets from taps, write them as pcapng.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Wait for taps in active mode here; 2003 is the port they expect.
+    #[arg(long, value_name = "ADDR:PORT", required_unless_present = "connect")]
+    pub listen: Option<SocketAddr>,
+    /// Connect to a passive daemon (port 2002, as a rule), again and again; repeatable.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub connect: Vec<String>,
+    /// Write pcapng to a file, or to standard output (`-`); packets are only counted without.
+    #[arg(long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+    /// The interface to open [default: the preselected one, else the first offered].
+    #[arg(long, value_name = "NAME")]
+    pub open: Option<String>,
+    /// Ask only for packets that match this pcap-filter(7) expression.
+    #[arg(long, value_name = "EXPR")]
+    pub filter: Option<String>,
+    /// How taps are to send data.
+    #[arg(long, value_enum, default_value = "udp")]
+    pub data: DataChannel,
+    /// The most bytes of a frame to ask for.
+    #[arg(long, value_name = "BYTES", default_value_t = MAX_SNAPLEN,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SNAPLEN)))]
+    pub snaplen: u32,
+    /// End after so many packets.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End when a tap has come and no packet came for so long; fractions are allowed.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub idle_exit: Option<Duration>,
+    /// Print the summary as one JSON object on standard error.
+    #[arg(long)]
+    pub json: bool,
+    /// User for daemons that want a password; it crosses the network in clear text.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// File with the password [default: the variable PODTAP_SENSOR_PASSWORD].
+    #[arg(long, value_name = "FILE", requires = "user")]
+    pub password_file: Option<PathBuf>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+}
+
+/// Why the sensor did not run, or stopped.
 #[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct E;
-impl E { pub fn is_input(&self) -> bool { true } }
-pub fn run(_a: Args) -> Result<(), E> { Err(E) }
+pub enum Error {
+    /// The filter expression does not compile.
+    #[error("--filter {expression:?}: {source}")]
+    Filter {
+        /// As it was given.
+        expression: String,
+        /// What libpcap says.
+        source: CompileError,
+    },
+    /// No password, or none that can be sent.
+    #[error("--user {user}: {reason}")]
+    Password {
+        /// As it was given.
+        user: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The listening socket cannot be had.
+    #[error("--listen {address}: {source}")]
+    Listen {
+        /// As it was given.
+        address: SocketAddr,
+        /// Port in use, no such address, not allowed.
+        source: io::Error,
+    },
+    /// A daemon's name has no address.
+    #[error("--connect {target}: {source}; expected HOST:PORT")]
+    Resolve {
+        /// As it was given.
+        target: String,
+        /// What the resolver says.
+        source: io::Error,
+    },
+    /// The file cannot be made.
+    #[error("--write {}: {source}", path.display())]
+    Create {
+        /// As it was given.
+        path: PathBuf,
+        /// No such directory, not allowed.
+        source: io::Error,
+    },
+    /// The system lacks what the event loop needs.
+    #[error("cannot set up the event loop: {0}")]
+    SetUp(#[source] io::Error),
+    /// Writing failed, or waiting; the summary was printed.
+    #[error("stopped: {0}")]
+    Running(#[source] io::Error),
+}
+
+impl Error {
+    /// 2 for wrong input, 1 for a failure while running.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::SetUp(_) | Self::Running(_) => 1,
+            _ => 2,
+        }
+    }
+}
+
+/// Runs until SIGINT, SIGTERM, `--count` or `--idle-exit`, and prints the summary. A second signal
+/// ends the process at once.
+///
+/// # Errors
+///
+/// See [`Error`]; whatever is in the file by then is complete.
+pub fn run(args: &Args) -> Result<Summary, Error> {
+    let (stop, stopper) = UnixStream::pair().map_err(Error::SetUp)?;
+    let (event_loop, address) = prepare(args, stop)?;
+    let _signals = Signals::register(&stopper).map_err(Error::SetUp)?;
+    if let Some(address) = address {
+        tracing::info!("waiting for taps on {address}");
+    }
+    let (summary, result) = event_loop.run();
+    print(&summary, args.json);
+    result.map(|()| summary).map_err(Error::Running)
+}
+
+/// Everything that can be wrong with the arguments is found here, before a tap is talked to and
+/// before a file is overwritten.
+fn prepare(
+    args: &Args,
+    stop: UnixStream,
+) -> Result<(event_loop::EventLoop, Option<SocketAddr>), Error> {
+    let wishes = client::Wishes { credentials: credentials(args)?, open: args.open.clone() };
+    let settings =
+        context::Settings::new(wishes, args.data, args.snaplen, args.filter.clone()).map_err(
+            |source| Error::Filter { expression: args.filter.clone().unwrap_or_default(), source },
+        )?;
+    let targets = args.connect.iter().map(|target| resolve(target)).collect::<Result<_, _>>()?;
+    let listen =
+        |address| socket::listen(address).map_err(|source| Error::Listen { address, source });
+    let listener = args.listen.map(listen).transpose()?;
+    let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    let create = |path: &PathBuf| {
+        output::Output::open(path, args.count)
+            .map_err(|source| Error::Create { path: path.clone(), source })
+    };
+    let output = match &args.write {
+        Some(path) => create(path)?,
+        None => output::Output::nowhere(args.count),
+    };
+    let mut event_loop = event_loop::EventLoop::new(settings, output, listener, targets, stop)
+        .map_err(Error::SetUp)?;
+    event_loop.set_idle_exit(args.idle_exit);
+    if io::stderr().is_terminal() {
+        event_loop.show_status();
+    }
+    Ok((event_loop, address))
+}
+
+fn resolve(target: &str) -> Result<event_loop::Target, Error> {
+    let failed = |source| Error::Resolve { target: target.to_owned(), source };
+    let addresses: Vec<SocketAddr> = target.to_socket_addrs().map_err(failed)?.collect();
+    if addresses.is_empty() {
+        return Err(failed(io::ErrorKind::NotFound.into()));
+    }
+    Ok(event_loop::Target::new(target.to_owned(), addresses, Instant::now()))
+}
+
+fn credentials(args: &Args) -> Result<Option<(String, String)>, Error> {
+    let Some(user) = args.user.clone() else { return Ok(None) };
+    let fail = |reason: String| Error::Password { user: user.clone(), reason };
+    let password = match &args.password_file {
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|error| fail(format!("--password-file {}: {error}", path.display())))?
+            .trim_end_matches(['\r', '\n'])
+            .to_owned(),
+        None => std::env::var(PASSWORD_VARIABLE).map_err(|_unset| {
+            fail(format!("needs --password-file or the variable {PASSWORD_VARIABLE}"))
+        })?,
+    };
+    if user.len().max(password.len()) > MAX_CREDENTIAL {
+        return Err(fail("name or password is longer than 65535 bytes".to_owned()));
+    }
+    Ok(Some((user, password)))
+}
+
+fn print(summary: &Summary, json: bool) {
+    let text = if json {
+        serde_json::to_string(summary).unwrap_or_else(|error| error.to_string())
+    } else {
+        summary.to_text()
+    };
+    // Who has closed standard error does not want to know.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// The handlers of SIGINT and SIGTERM; dropping takes them away.
+struct Signals(Vec<signal_hook::SigId>);
+
+impl Signals {
+    fn register(stopper: &UnixStream) -> io::Result<Self> {
+        let once = Arc::new(AtomicBool::new(false));
+        let mut signals = Self(Vec::new());
+        for signal in [SIGINT, SIGTERM] {
+            // In this order: the first signal finds the flag down, raises it and writes a byte.
+            signals.0.push(signal_hook::flag::register_conditional_shutdown(
+                signal,
+                1,
+                Arc::clone(&once),
+            )?);
+            signals.0.push(signal_hook::flag::register(signal, Arc::clone(&once))?);
+            let pipe = stopper.try_clone()?;
+            signals.0.push(signal_hook::low_level::pipe::register(signal, pipe)?);
+        }
+        Ok(signals)
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        for id in self.0.drain(..) {
+            signal_hook::low_level::unregister(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod recorded;

@@ -25,7 +25,7 @@ use crate::bpf::Program;
 use crate::rpcap::Sampling;
 use crate::shared::{Reader, Shared};
 use crate::stats::SessionStats;
-use crate::sys::{Buffer, Waker, force_buffer};
+use crate::sys::{Waker, force_send_buffer};
 
 use outbox::Outbox;
 pub use packer::Packer;
@@ -96,7 +96,7 @@ impl Session {
         let socket = UdpSocket::bind((any, 0))?;
         socket.connect(spec.peer)?;
         socket.set_nonblocking(true)?;
-        force_buffer(&socket, Buffer::Send, SEND_BUFFER);
+        force_send_buffer(&socket, SEND_BUFFER);
         let datagram_bytes = spec.datagram_bytes.max(MIN_DATAGRAM);
         Ok(Arc::new(Self {
             id,

@@ -1,11 +1,14 @@
 //! The kernel's edges: each foreign call or constant in one thin, safe wrapper.
 
 mod buffer;
-pub(crate) mod udp;
+pub mod libpcap;
 pub(crate) mod mmap;
 pub(crate) mod packet;
+mod receive;
 pub(crate) mod socket;
+pub(crate) mod udp;
 mod waker;
 
-pub(crate) use buffer::{Buffer, force_buffer};
+pub(crate) use buffer::force_send_buffer;
+pub use receive::{Batch, Receiver, socket_drops};
 pub use waker::Waker;

@@ -1,0 +1,365 @@
+//! The whole sensor on loopback, against taps that are played here.
+
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+
+use super::*;
+use crate::capfile::pcapng::Writer;
+use crate::rpcap::{
+    Auth, Header, Interface, MessageType, OpenReply, StartCapture, StartCaptureReply, Stats,
+};
+use crate::sensor::client::Wishes;
+use crate::sensor::context::DataChannel;
+use crate::sensor::message::tests::{message, packet};
+use crate::sensor::reassembly::tests::{Packet, datagrams, packets};
+
+/// A failing test ends by this, a passing one never waits for it.
+const PATIENCE: Option<Duration> = Some(Duration::from_secs(20));
+
+struct Sensor {
+    address: SocketAddr,
+    stopper: UnixStream,
+    thread: JoinHandle<(Summary, io::Result<()>)>,
+    directory: tempfile::TempDir,
+}
+
+impl Sensor {
+    fn start(data: DataChannel, count: Option<u64>, connect: Option<SocketAddr>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let output = Output::open(&directory.path().join("out.pcapng"), count).unwrap();
+        let settings = Settings::new(Wishes::default(), data, 65_535, None).unwrap();
+        let listener = socket::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let targets =
+            connect.map(|to| Target::new(to.to_string(), vec![to], Instant::now())).into_iter();
+        let (stop, stopper) = UnixStream::pair().unwrap();
+        let event_loop =
+            EventLoop::new(settings, output, Some(listener), targets.collect(), stop).unwrap();
+        let thread = std::thread::spawn(|| event_loop.run());
+        Self { address, stopper, thread, directory }
+    }
+
+    fn stop(&self) {
+        (&self.stopper).write_all(b"x").unwrap();
+    }
+
+    /// What was counted, and the file's bytes.
+    fn end(self) -> (Summary, Vec<u8>) {
+        let (summary, result) = self.thread.join().unwrap();
+        result.unwrap();
+        let path: PathBuf = self.directory.path().join("out.pcapng");
+        (summary, std::fs::read(path).unwrap())
+    }
+}
+
+/// A tap as the sensor sees it.
+struct FakeTap {
+    control: TcpStream,
+    start: StartCapture,
+}
+
+impl FakeTap {
+    /// Talks until the capture runs; `data_port` is what a passive TCP daemon listens on.
+    fn serve(control: TcpStream, data_port: u16) -> Self {
+        control.set_read_timeout(PATIENCE).unwrap();
+        let start = StartCapture::read(&[0; 20]).unwrap();
+        let mut tap = Self { control, start };
+        tap.expect(MessageType::Auth);
+        tap.reply(MessageType::AuthReply, 0, &Auth::reply());
+        tap.expect(MessageType::FindAllIf);
+        let mut list = Vec::new();
+        Interface { name: "any-eth".into(), ..Interface::default() }.write(&mut list);
+        tap.reply(MessageType::FindAllIfReply, 1, &list);
+        assert_eq!(tap.expect(MessageType::Open), b"any-eth");
+        tap.reply(MessageType::OpenReply, 0, &OpenReply { linktype: 1 }.to_bytes());
+        tap.start = StartCapture::read(&tap.expect(MessageType::StartCapture)).unwrap();
+        let reply = StartCaptureReply { buffer_bytes: 0, port: data_port };
+        tap.reply(MessageType::StartCaptureReply, 0, &reply.to_bytes());
+        tap
+    }
+
+    fn connect(sensor: &Sensor) -> Self {
+        Self::serve(TcpStream::connect(sensor.address).unwrap(), 0)
+    }
+
+    fn expect(&mut self, kind: MessageType) -> Vec<u8> {
+        let mut header = [0; 8];
+        self.control.read_exact(&mut header).unwrap();
+        let header = Header::read(header);
+        assert_eq!(header.message_type(), Some(kind));
+        let mut payload = vec![0; header.payload_len as usize];
+        self.control.read_exact(&mut payload).unwrap();
+        payload
+    }
+
+    fn reply(&mut self, kind: MessageType, value: u16, payload: &[u8]) {
+        let len = u32::try_from(payload.len()).unwrap();
+        let bytes = [&Header::new(kind, value, len).to_bytes()[..], payload].concat();
+        self.control.write_all(&bytes).unwrap();
+    }
+
+    fn data_address(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.start.port)
+    }
+
+    fn send(&self, datagrams: &[&Vec<u8>]) {
+        assert_eq!(self.start.flags & StartCapture::DGRAM, StartCapture::DGRAM);
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for datagram in datagrams {
+            socket.send_to(datagram, self.data_address()).unwrap();
+        }
+    }
+
+    /// Answers what the sensor asks at the end.
+    fn end(mut self, sent: u32) {
+        self.expect(MessageType::EndCapture);
+        self.reply(MessageType::EndCaptureReply, 0, &[]);
+        self.expect(MessageType::Stats);
+        let stats = Stats { received: sent, sent, ..Stats::default() };
+        self.reply(MessageType::StatsReply, 0, &stats.to_bytes());
+        self.expect(MessageType::Close);
+    }
+}
+
+/// The file that holds these packets and no more.
+fn file_of(label: &str, packets: &[Packet]) -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new()).unwrap();
+    let block = writer.interface(&format!("{label} any-eth"), 1, 65_535).unwrap();
+    for (header, data) in packets {
+        let time = u64::from(header.seconds) * 1_000_000_000 + u64::from(header.micros) * 1_000;
+        writer.packet(block, time, header.wire_len, data).unwrap();
+    }
+    writer.into_inner()
+}
+
+#[test]
+fn the_stream_form_survives_loss_and_reordering() {
+    let sent = packets(60, |number| 40 + (number as usize * 211) % 1_475);
+    let cut = datagrams(&sent, 0, 1_472);
+    let sensor = Sensor::start(DataChannel::Udp, None, None);
+    let tap = FakeTap::connect(&sensor);
+    let mut order: Vec<_> = cut.iter().collect();
+    order.swap(10, 13);
+    order.insert(20, &cut[18]);
+    order.remove(5);
+    tap.send(&order);
+    sensor.stop();
+    tap.end(60);
+    let (summary, file) = sensor.end();
+
+    // Which packets have a byte in datagram 5.
+    let ends: Vec<usize> = cut
+        .iter()
+        .scan(0, |end, datagram| {
+            *end += datagram.len() - 8;
+            Some(*end)
+        })
+        .collect();
+    let mut position = 0;
+    let expected: Vec<Packet> = sent
+        .iter()
+        .filter(|(_, data)| {
+            let start = std::mem::replace(&mut position, position + 20 + data.len());
+            position <= ends[4] || start >= ends[5]
+        })
+        .cloned()
+        .collect();
+    let lost = 60 - expected.len() as u64;
+    assert!(lost > 0);
+    assert_eq!(file, file_of("127.0.0.1", &expected));
+    let tap = &summary.taps[0];
+    assert_eq!((tap.counts.packets, tap.counts.lost_packets), (60 - lost, lost));
+    assert_eq!((tap.counts.gaps, tap.counts.lost_datagrams, tap.counts.duplicates), (1, 1, 1));
+    assert_eq!(tap.tap_stats.unwrap().sent, 60);
+    assert_eq!(summary.totals, tap.counts);
+}
+
+#[test]
+fn the_plain_form_is_one_packet_a_datagram() {
+    let sensor = Sensor::start(DataChannel::Udp, None, None);
+    let tap = FakeTap::connect(&sensor);
+    let sent = packets(10, |number| number as usize);
+    let mut bytes: Vec<_> = sent.iter().map(message).collect();
+    bytes.remove(4);
+    tap.send(&bytes.iter().collect::<Vec<_>>());
+    sensor.stop();
+    tap.end(10);
+    let (summary, file) = sensor.end();
+    let expected = [&sent[..4], &sent[5..]].concat();
+    assert_eq!(file, file_of("127.0.0.1", &expected));
+    assert_eq!(summary.totals.lost_packets, 1);
+}
+
+#[test]
+fn data_come_over_tcp_from_taps_that_connect() {
+    let sensor = Sensor::start(DataChannel::Tcp, None, None);
+    let tap = FakeTap::connect(&sensor);
+    assert_eq!(tap.start.flags, StartCapture::SERVER_OPEN);
+    let sent = packets(500, |number| number as usize * 3);
+    let mut data = TcpStream::connect(tap.data_address()).unwrap();
+    data.write_all(&sent.iter().flat_map(message).collect::<Vec<_>>()).unwrap();
+    sensor.stop();
+    drop(data);
+    tap.end(500);
+    let (summary, file) = sensor.end();
+    assert_eq!(file, file_of("127.0.0.1", &sent));
+    assert_eq!(summary.totals.lost_packets, 0);
+}
+
+#[test]
+fn passive_daemons_are_connected_to() {
+    for data in [DataChannel::Udp, DataChannel::Tcp] {
+        let daemon = TcpListener::bind("127.0.0.1:0").unwrap();
+        let data_listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = daemon.local_addr().unwrap();
+        let sensor = Sensor::start(data, None, Some(address));
+        let control = daemon.accept().unwrap().0;
+        let tap = FakeTap::serve(control, data_listener.local_addr().unwrap().port());
+        let sent = packets(3, |_| 700);
+        match data {
+            DataChannel::Udp => tap.send(&datagrams(&sent, 0, 1_472).iter().collect::<Vec<_>>()),
+            DataChannel::Tcp => {
+                assert_eq!((tap.start.flags, tap.start.port), (0, 0));
+                let mut stream = data_listener.accept().unwrap().0;
+                stream.write_all(&sent.iter().flat_map(message).collect::<Vec<_>>()).unwrap();
+            }
+        }
+        // The data connection that TCP closed above ends nothing that has arrived.
+        if data == DataChannel::Udp {
+            sensor.stop();
+            tap.end(3);
+        }
+        if data == DataChannel::Tcp {
+            sensor.stop();
+        }
+        let (summary, file) = sensor.end();
+        assert_eq!(file, file_of(&address.to_string(), &sent));
+        assert_eq!(summary.totals.packets, 3);
+    }
+}
+
+#[test]
+fn the_run_ends_after_so_many_packets() {
+    let sensor = Sensor::start(DataChannel::Udp, Some(7), None);
+    let tap = FakeTap::connect(&sensor);
+    let sent = packets(40, |_| 100);
+    tap.send(&datagrams(&sent, 0, 1_472).iter().collect::<Vec<_>>());
+    tap.end(40);
+    let (summary, file) = sensor.end();
+    assert_eq!(file, file_of("127.0.0.1", &sent[..7]));
+    assert_eq!(summary.totals.packets, 7);
+}
+
+#[test]
+fn a_tap_that_comes_back_keeps_its_block() {
+    let sensor = Sensor::start(DataChannel::Udp, Some(2), None);
+    let sent = packets(1, |_| 100);
+    let tap = FakeTap::connect(&sensor);
+    tap.send(&[&message(&sent[0])]);
+    drop(tap);
+    let tap = FakeTap::connect(&sensor);
+    tap.send(&[&message(&sent[0])]);
+    tap.end(1);
+    let (summary, file) = sensor.end();
+    assert_eq!(file, file_of("127.0.0.1", &[sent[0].clone(), sent[0].clone()]));
+    assert_eq!((summary.taps.len(), summary.taps[0].captures), (1, 2));
+}
+
+/// Numbers that look random and are the same in every run.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self, below: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % below as u64).unwrap()
+    }
+
+    fn mutate(&mut self, bytes: &mut Vec<u8>) {
+        for _ in 0..=self.next(4) {
+            let at = self.next(bytes.len());
+            bytes[at] = self.next(256).to_le_bytes()[0];
+        }
+        if self.next(4) == 0 {
+            let len = self.next(bytes.len());
+            bytes.truncate(len.max(1));
+        }
+    }
+}
+
+#[test]
+fn ten_thousand_mutated_datagrams_do_not_disturb_another_tap() {
+    let sensor = Sensor::start(DataChannel::Udp, None, None);
+    let evil = FakeTap::connect(&sensor);
+    let good = FakeTap::connect(&sensor);
+    let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+    let sent = packets(200, |number| (number as usize * 37) % 900);
+    let stream = datagrams(&sent, 0, 1_472);
+    let good_datagrams = datagrams(&packets(100, |_| 64), 0, 1_472);
+    for at in 0..10_000 {
+        let mut bytes = if at % 2 == 0 {
+            stream[at % stream.len()].clone()
+        } else {
+            message(&sent[at % sent.len()])
+        };
+        noise.mutate(&mut bytes);
+        evil.send(&[&bytes]);
+        if let Some(datagram) = good_datagrams.get(at) {
+            good.send(&[datagram]);
+        }
+    }
+    sensor.stop();
+    good.end(100);
+    drop(evil);
+    let (summary, _) = sensor.end();
+    let tap = &summary.taps[0];
+    assert_eq!(summary.taps.len(), 1, "both are at one address");
+    assert!(tap.counts.packets >= 100);
+    assert_eq!(
+        tap.counts.datagrams + tap.counts.socket_drops,
+        10_000 + good_datagrams.len() as u64
+    );
+    assert!(tap.counts.malformed.total() > 1_000);
+}
+
+#[test]
+fn mutated_conversations_and_strangers_do_not_disturb_a_tap() {
+    let sensor = Sensor::start(DataChannel::Udp, None, None);
+    let good = FakeTap::connect(&sensor);
+    let mut noise = Noise(42);
+    let mut list = Vec::new();
+    Interface { name: "eth0".into(), ..Interface::default() }.write(&mut list);
+    let say = |kind, value, payload: &[u8]| {
+        let len = u32::try_from(payload.len()).unwrap();
+        [&Header::new(kind, value, len).to_bytes()[..], payload].concat()
+    };
+    let conversation = [
+        say(MessageType::AuthReply, 0, &Auth::reply()),
+        say(MessageType::FindAllIfReply, 1, &list),
+        say(MessageType::OpenReply, 0, &OpenReply { linktype: 1 }.to_bytes()),
+        say(MessageType::StartCaptureReply, 0, &[0; 8]),
+        say(MessageType::StatsReply, 0, &[1; 16]),
+    ]
+    .concat();
+    let mut silent = Vec::new();
+    for at in 0..500 {
+        let mut bytes = conversation.clone();
+        noise.mutate(&mut bytes);
+        let mut peer = TcpStream::connect(sensor.address).unwrap();
+        // The sensor may have hung up by now: that is its right.
+        let _ = peer.write_all(&bytes);
+        if at % 10 == 0 {
+            silent.push(peer);
+        }
+    }
+    good.send(&[&message(&packet(1, 60))]);
+    sensor.stop();
+    good.end(1);
+    let (summary, _) = sensor.end();
+    assert_eq!(summary.connections, 501);
+    assert_eq!(summary.taps.iter().map(|tap| tap.counts.packets).sum::<u64>(), 1);
+    assert!(summary.failures.values().sum::<u64>() > 50);
+}

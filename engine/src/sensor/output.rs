@@ -1,0 +1,135 @@
+//! Where packets go: a pcapng file or pipe, or nowhere but the counters.
+//!
+//! ```text
+//! open -> interface (one per tap) -> packet ... -> flush (timer) ... -> finish
+//! ```
+//!
+//! The first error ends the writing and is kept for the loop, which looks after each turn. A
+//! reader that has gone away (`EPIPE`) is an end, not an error.
+
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use crate::capfile::pcapng::{InterfaceId, Writer};
+use crate::rpcap::PacketHeader;
+
+/// Bytes collected before they are written, between flushes.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+pub(super) struct Output {
+    writer: Option<Writer<BufWriter<File>>>,
+    /// A descriptor of the same file, to see the reader of a pipe go.
+    file: Option<File>,
+    error: Option<io::Error>,
+    reader_gone: bool,
+    packets: u64,
+    limit: u64,
+}
+
+impl Output {
+    /// Counts only, up to `limit` packets.
+    pub(super) fn nowhere(limit: Option<u64>) -> Self {
+        Self {
+            writer: None,
+            file: None,
+            error: None,
+            reader_gone: false,
+            packets: 0,
+            limit: limit.unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Writes to a new file, or to standard output if the path is `-`.
+    pub(super) fn open(path: &Path, limit: Option<u64>) -> io::Result<Self> {
+        let file = if path == Path::new("-") {
+            File::from(io::stdout().as_fd().try_clone_to_owned()?)
+        } else {
+            File::create(path)?
+        };
+        let second = file.try_clone()?;
+        let mut output = Self { file: Some(second), ..Self::nowhere(limit) };
+        match Writer::new(BufWriter::with_capacity(BUFFER_BYTES, file)) {
+            Ok(writer) => output.writer = Some(writer),
+            Err(error) => output.fail(error),
+        }
+        output.flush();
+        Ok(output)
+    }
+
+    /// The file, if there is one.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Packets taken so far.
+    pub(super) fn packets(&self) -> u64 {
+        self.packets
+    }
+
+    /// True when nothing more will be taken: all that was wished for is there, the reader has gone,
+    /// or writing failed.
+    pub(super) fn is_done(&self) -> bool {
+        self.packets >= self.limit || self.reader_gone || self.error.is_some()
+    }
+
+    pub(super) fn reader_has_gone(&mut self) {
+        self.reader_gone = true;
+        self.writer = None;
+    }
+
+    fn fail(&mut self, error: io::Error) {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            self.reader_gone = true;
+        } else {
+            self.error.get_or_insert(error);
+        }
+        self.writer = None;
+    }
+
+    /// Describes a tap; `None` where nothing is written.
+    pub(super) fn interface(
+        &mut self,
+        name: &str,
+        linktype: u16,
+        snaplen: u32,
+    ) -> Option<InterfaceId> {
+        let written = self.writer.as_mut()?.interface(name, linktype, snaplen);
+        written.map_err(|error| self.fail(error)).ok()
+    }
+
+    /// Takes a packet; false if there were enough already.
+    pub(super) fn packet(
+        &mut self,
+        interface: Option<InterfaceId>,
+        header: &PacketHeader,
+        data: &[u8],
+    ) -> bool {
+        if self.is_done() {
+            return false;
+        }
+        self.packets += 1;
+        if let (Some(writer), Some(interface)) = (&mut self.writer, interface) {
+            let seconds = u64::from(header.seconds) * 1_000_000_000;
+            let timestamp_ns = seconds + u64::from(header.micros) * 1_000;
+            let written = writer.packet(interface, timestamp_ns, header.wire_len, data);
+            if let Err(error) = written {
+                self.fail(error);
+            }
+        }
+        true
+    }
+
+    pub(super) fn flush(&mut self) {
+        if let Some(Err(error)) = self.writer.as_mut().map(Writer::flush) {
+            self.fail(error);
+        }
+    }
+
+    /// Flushes; what went wrong, if anything did.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        self.flush();
+        self.error.take().map_or(Ok(()), Err)
+    }
+}

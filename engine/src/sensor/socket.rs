@@ -1,0 +1,102 @@
+//! The sockets of the sensor: non-blocking, and of the control connection's family.
+//!
+//! ```text
+//! listen              taps come to us                connect    we go to a daemon
+//! udp                 datagrams                      listen_for_data / connect    TCP data
+//! ```
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Receive buffer of a data socket, bytes: 60 ms at 200,000 full datagrams a second. Used only
+/// while we lag behind.
+const RECEIVE_BUFFER: usize = 32 << 20;
+
+/// What data arrive on.
+pub(super) enum Data {
+    None,
+    Udp(UdpSocket),
+    /// TCP; the daemon has not connected yet.
+    Listening(TcpListener),
+    /// TCP.
+    Stream(TcpStream),
+}
+
+impl Data {
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::None => None,
+            Self::Udp(socket) => Some(socket.as_fd()),
+            Self::Listening(listener) => Some(listener.as_fd()),
+            Self::Stream(stream) => Some(stream.as_fd()),
+        }
+    }
+
+    /// The port to be told in STARTCAP; 0 where it is the daemon that has one.
+    pub(super) fn local_port(&self) -> u16 {
+        let address = match self {
+            Self::Udp(socket) => socket.local_addr(),
+            Self::Listening(listener) => listener.local_addr(),
+            Self::None | Self::Stream(_) => return 0,
+        };
+        address.map_or(0, |address| address.port())
+    }
+}
+
+/// `local` with a port of the kernel's choice; an IPv4 address in IPv6 clothes becomes IPv4.
+fn ephemeral(mut local: SocketAddr) -> SocketAddr {
+    local.set_port(0);
+    if local.ip() != local.ip().to_canonical() {
+        local = SocketAddr::new(local.ip().to_canonical(), 0);
+    }
+    local
+}
+
+fn open(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind.nonblocking(), Some(protocol))?;
+    socket.set_cloexec(true)?;
+    Ok(socket)
+}
+
+/// Waits for taps.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = open(address, Type::STREAM, Protocol::TCP)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1_024)?;
+    Ok(socket.into())
+}
+
+/// Begins to connect; the socket becomes writable when that has ended one way or the other.
+pub(super) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = open(address, Type::STREAM, Protocol::TCP)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket.into()),
+    }
+}
+
+/// A socket for datagrams, at the address where the tap has reached us.
+pub(super) fn udp(local: SocketAddr) -> io::Result<UdpSocket> {
+    let address = ephemeral(local);
+    let socket = open(address, Type::DGRAM, Protocol::UDP)?;
+    // Beyond net.core.rmem_max needs CAP_NET_ADMIN; without it the kernel gives what it may.
+    if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Waits for the tap's data connection.
+pub(super) fn listen_for_data(local: SocketAddr) -> io::Result<TcpListener> {
+    let address = ephemeral(local);
+    let socket = open(address, Type::STREAM, Protocol::TCP)?;
+    socket.bind(&address.into())?;
+    socket.listen(4)?;
+    Ok(socket.into())
+}
