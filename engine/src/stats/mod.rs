@@ -11,6 +11,11 @@
 //! [`SourceStats::ring_dropped`](crate::source::SourceStats). Counters have one writer, are
 //! published once per batch, and are right one by one; a snapshot of several is not one moment.
 
+pub mod export;
+pub mod histogram;
+pub mod sensor;
+pub mod server;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A counter with one writer and any number of readers.
@@ -54,6 +59,8 @@ macro_rules! reasons {
         }
     };
 }
+
+use reasons;
 
 reasons! {
     /// Why a frame was not offered to the sessions.
