@@ -22,7 +22,7 @@ use signal_hook::iterator::Signals;
 
 use crate::classify::{Classifier, Policy};
 use crate::config::Config;
-use crate::control::{Control, ControlConfig, SensorAddresses, Timing};
+use crate::control::{self, Control, ControlConfig, SensorAddresses, Timing};
 use crate::dedup::{Fingerprinter, Table};
 use crate::net::{InterfaceSelection, Monitor, RoleOverrides, View};
 use crate::pipeline::Pipeline;
@@ -31,7 +31,10 @@ use crate::session::Sessions;
 use crate::shared::Shared;
 use crate::source::packet::{Geometry, OpenError, PacketOptions, PacketSource};
 use crate::stats::WorkerStats;
-use crate::stats::histogram::WorkerHistograms;
+use crate::stats::export::{BuildInfo, Exported};
+use crate::stats::histogram::{SharedHistograms, WorkerHistograms};
+use crate::stats::sensor::{SensorState, SensorStats};
+use crate::stats::server::Server;
 use crate::sys::Waker;
 use crate::worker::{self, Lifecycle};
 
@@ -192,6 +195,7 @@ struct Tap {
     life: Arc<Lifecycle>,
     control: Control,
     _monitor: Monitor,
+    _metrics: Option<Server>,
 }
 
 impl Tap {
@@ -206,7 +210,8 @@ impl Tap {
             .map(|_| Waker::new())
             .collect::<io::Result<Vec<_>>>()
             .map_err(system("creating an eventfd"))?;
-        let sessions = Sessions::new(wakers.clone());
+        let sensors = config.sensors.iter().map(|target| Arc::new(SensorStats::new(target.to_string())));
+        let sessions = Sessions::counting(wakers.clone(), sensors.collect());
         let rules = Rules::new(config.policy.clone(), view, config.numeric_sensors());
         let monitor = follow_network(config.interfaces.clone(), &rules, &wakers)?;
         let sources = open_sources(config, geometry, &wakers)?;
@@ -227,19 +232,23 @@ impl Tap {
                 life: Arc::clone(&life),
             };
             stats.push(Arc::clone(&context.stats));
-            histograms.push(context.histograms.published());
+            histograms.push(context.histograms.shared());
             let cpu = cpus.get(index % cpus.len().max(1)).copied();
             let worker = spawn_worker(index, cpu, source, context);
             workers.push(worker.map_err(system("starting a worker thread"))?);
         }
         let control = start_control(config, &sessions, &monitor, &rules, &wakers, &stats)?;
+        let metrics = config.metrics.map(|address| {
+            Server::start(address, exported(&sessions, &stats, histograms, &control))
+        });
+        let metrics = metrics.transpose().map_err(|error| refused("--metrics", crate::error_chain(&error)))?;
         tracing::info!(
             workers = count,
             ring_bytes = geometry.ring_bytes(),
             dedup_bytes = table.memory(),
             "capturing with af-packet (TPACKET_V3)"
         );
-        Ok(Self { workers, wakers, life, control, _monitor: monitor })
+        Ok(Self { workers, wakers, life, control, _monitor: monitor, _metrics: metrics })
     }
 
     fn stop(self) {
@@ -337,6 +346,45 @@ fn start_control(
     let capture_stats = move || capture_stats(&stats);
     Control::start(control, Arc::clone(sessions), monitor.view.clone(), capture_stats)
         .map_err(system("starting the control thread"))
+}
+
+fn exported(
+    sessions: &Arc<Sessions>,
+    workers: &[Arc<WorkerStats>],
+    histograms: Vec<SharedHistograms>,
+    control: &Control,
+) -> Exported {
+    let (sessions, states, ready) = (Arc::clone(sessions), control.states(), control.states());
+    let sensors = move || {
+        let sensors = sessions.sensors();
+        for (stats, status) in sensors.iter().zip(states.load()) {
+            stats.set_state(match status.state {
+                control::SensorState::Capturing => SensorState::Capturing,
+                control::SensorState::Connected => SensorState::Connected,
+                control::SensorState::Connecting | control::SensorState::Backoff => {
+                    SensorState::Disconnected
+                }
+            });
+        }
+        sensors
+    };
+    let readiness = move || {
+        // Rings are open, or the process would not run; a sensor must want the frames.
+        match ready.load().iter().any(|status| status.state == control::SensorState::Capturing) {
+            true => Ok(()),
+            false => Err("no sensor has started a capture".to_owned()),
+        }
+    };
+    Exported {
+        workers: workers.to_vec(),
+        histograms,
+        sensors: Box::new(sensors),
+        readiness: Box::new(readiness),
+        build: BuildInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: option_env!("PODTAP_COMMIT").unwrap_or("unknown").to_owned(),
+        },
+    }
 }
 
 /// STATS of RPCAP: 32-bit fields that wrap, as the protocol's do.

@@ -225,11 +225,12 @@ impl Worker {
     fn keep_house<S: Source>(&mut self, source: &mut S, at_once: bool) {
         let Context { stats, histograms, .. } = &mut self.context;
         stats.batches.add(1);
-        if !at_once && self.housekept.elapsed() < HOUSEKEEPING {
+        let now = Instant::now();
+        histograms.publish(now);
+        if !at_once && now.duration_since(self.housekept) < HOUSEKEEPING {
             return;
         }
-        self.housekept = Instant::now();
-        histograms.publish();
+        self.housekept = now;
         match source.stats() {
             Ok(seen) => {
                 stats.ring_seen.set(seen.seen);

@@ -41,7 +41,8 @@ impl<W: Write> PcapWriter<W> {
     ///
     /// # Errors
     ///
-    /// What `out` answers, and what [`write_header`](Self::write_header) refuses.
+    /// What `out` answers; `InvalidInput`, with nothing written, for more than 262144 bytes, which
+    /// no reader takes, and for a time after 2106, which the format cannot hold.
     pub fn write(&mut self, frame: &WireFrame<'_>) -> io::Result<()> {
         self.write_header(frame.timestamp_ns(), frame.caplen(), frame.wire_len())?;
         let mut result = Ok(());
@@ -57,18 +58,14 @@ impl<W: Write> PcapWriter<W> {
     ///
     /// # Errors
     ///
-    /// What `out` answers, and what [`write_header`](Self::write_header) refuses.
+    /// What `out` answers; `InvalidInput`, with nothing written, for more than 262144 bytes, which
+    /// no reader takes, and for a time after 2106, which the format cannot hold.
     pub fn write_bytes(&mut self, timestamp_ns: u64, wire_len: u32, data: &[u8]) -> io::Result<()> {
         self.write_header(timestamp_ns, data.len(), wire_len)?;
         self.out.write_all(data)
     }
 
     /// Begins a record; the caller owes it `caplen` bytes.
-    ///
-    /// # Errors
-    ///
-    /// What `out` answers; `InvalidInput`, with nothing written, for more than 262144 bytes, which
-    /// no reader takes, and for a time after 2106, which the format cannot hold.
     fn write_header(&mut self, timestamp_ns: u64, caplen: usize, wire_len: u32) -> io::Result<()> {
         let invalid = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
         let Some(caplen) = u32::try_from(caplen).ok().filter(|caplen| *caplen <= MAX_SNAPLEN)

@@ -18,13 +18,14 @@ mod sampler;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::bpf::Program;
 use crate::rpcap::Sampling;
 use crate::shared::{Reader, Shared};
 use crate::stats::SessionStats;
+use crate::stats::sensor::SensorStats;
 use crate::sys::{Waker, force_send_buffer};
 
 use outbox::Outbox;
@@ -120,25 +121,70 @@ pub struct Sessions {
     list: Shared<Vec<Arc<Session>>>,
     seen: Box<[AtomicU64]>,
     wakers: Vec<Waker>,
+    /// Each sensor's counts, over all its sessions.
+    sensors: Vec<Arc<SensorStats>>,
+    /// Sessions that were taken out, until all workers have flushed: generation, sensor, id.
+    ending: Mutex<Vec<(u64, usize, u64)>>,
 }
 
 impl Sessions {
     /// No session yet; `wakers` wake the workers, one each.
     #[must_use]
     pub fn new(wakers: Vec<Waker>) -> Arc<Self> {
+        Self::counting(wakers, Vec::new())
+    }
+
+    /// As [`new`](Self::new), with a place for each sensor's counts.
+    #[must_use]
+    pub fn counting(wakers: Vec<Waker>, sensors: Vec<Arc<SensorStats>>) -> Arc<Self> {
         let seen = wakers.iter().map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Self { list: Shared::new(Vec::new()), seen, wakers })
+        let (list, ending) = (Shared::new(Vec::new()), Mutex::default());
+        Arc::new(Self { list, seen, wakers, sensors, ending })
+    }
+
+    /// The sensors' counts as of now, ended sessions included.
+    #[must_use]
+    pub fn sensors(&self) -> Vec<Arc<SensorStats>> {
+        let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        ending.retain(|(generation, sensor, id)| {
+            let is_drained = self.is_drained(*generation);
+            if is_drained && let Some(stats) = self.sensors.get(*sensor) {
+                stats.end(*id);
+            }
+            !is_drained
+        });
+        self.sensors.clone()
     }
 
     /// Workers offer frames to `session` from now on.
     pub fn add(&self, session: Arc<Session>) {
+        if let Some(stats) = self.sensors.get(session.spec.sensor) {
+            let counted = Arc::clone(&session);
+            stats.begin(session.id, move || (&counted.stats).into());
+        }
         self.change(|list| list.push(Arc::clone(&session)));
     }
 
     /// Takes a session out. Workers flush what they hold for it when they see the change:
     /// [`is_drained`](Self::is_drained) with the returned generation tells when all have.
     pub fn remove(&self, id: u64) -> u64 {
-        self.change(|list| list.retain(|session| session.id != id))
+        let mut sensor = None;
+        let generation = self.change(|list| {
+            list.retain(|session| {
+                if session.id == id {
+                    sensor = Some(session.spec.sensor);
+                }
+                session.id != id
+            });
+        });
+        if let Some(sensor) = sensor {
+            let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+            ending.push((generation, sensor, id));
+            drop(ending);
+            // Those that ended before, so that the list stays short with nobody reading.
+            let _counts = self.sensors();
+        }
+        generation
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<Arc<Session>>)) -> u64 {

@@ -12,7 +12,10 @@
 //! [`SourceStats::ring_dropped`](crate::source::SourceStats). Counters have one writer, are
 //! published once per batch, and are right one by one; a snapshot of several is not one moment.
 
+pub mod export;
 pub mod histogram;
+pub mod sensor;
+pub mod server;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -57,6 +60,8 @@ macro_rules! reasons {
         }
     };
 }
+
+use reasons;
 
 reasons! {
     /// Why a frame was not offered to the sessions.

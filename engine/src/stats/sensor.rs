@@ -1,0 +1,213 @@
+//! What one sensor got, over all its sessions.
+//!
+//! ```text
+//! control --begin(id, counters)--> live --\
+//!         --end(id)----> ended sums -------+--counts()--> exporter
+//! ```
+//!
+//! A session's counters move from live to ended under one lock, so the sums never go backwards.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{SessionDrop, SessionStats, reasons};
+
+reasons! {
+    /// How far the conversation with a sensor has come.
+    SensorState {
+        /// No control connection.
+        Disconnected = "disconnected",
+        /// A control connection, but no capture running.
+        Connected = "connected",
+        /// A capture runs.
+        Capturing = "capturing",
+    }
+}
+
+/// [`SessionStats`] at one moment, or the sum of several.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionCounts {
+    /// Frames that workers offered.
+    pub offered: u64,
+    /// Frames whose every datagram the kernel took.
+    pub sent: u64,
+    /// Captured bytes of those.
+    pub sent_bytes: u64,
+    /// Datagrams that the kernel took.
+    pub datagrams: u64,
+    /// UDP payload bytes of those.
+    pub datagram_bytes: u64,
+    /// Frames not sent, by [`SessionDrop`] as index.
+    pub dropped: [u64; SessionDrop::ALL.len()],
+}
+
+impl From<&SessionStats> for SessionCounts {
+    fn from(stats: &SessionStats) -> Self {
+        let SessionStats { offered, sent, sent_bytes, datagrams, datagram_bytes, dropped } = stats;
+        // Relaxed: each is right by itself, and a batch late at most.
+        let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        Self {
+            offered: get(offered),
+            sent: get(sent),
+            sent_bytes: get(sent_bytes),
+            datagrams: get(datagrams),
+            datagram_bytes: get(datagram_bytes),
+            dropped: dropped.each_ref().map(get),
+        }
+    }
+}
+
+impl SessionCounts {
+    /// Adds another session's counts.
+    pub fn add(&mut self, other: &Self) {
+        let Self { offered, sent, sent_bytes, datagrams, datagram_bytes, dropped } = other;
+        self.offered += offered;
+        self.sent += sent;
+        self.sent_bytes += sent_bytes;
+        self.datagrams += datagrams;
+        self.datagram_bytes += datagram_bytes;
+        for (sum, count) in self.dropped.iter_mut().zip(dropped) {
+            *sum += count;
+        }
+    }
+}
+
+type Counters = Box<dyn Fn() -> SessionCounts + Send>;
+
+#[derive(Default)]
+struct Sessions {
+    live: Vec<(u64, Counters)>,
+    ended: SessionCounts,
+}
+
+/// One sensor's state and counts.
+pub struct SensorStats {
+    label: [(&'static str, String); 1],
+    state: AtomicU8,
+    sessions: Mutex<Sessions>,
+}
+
+impl fmt::Debug for SensorStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut sensor = f.debug_struct("SensorStats");
+        sensor.field("label", &self.label()).field("state", &self.state());
+        sensor.field("counts", &self.counts()).finish_non_exhaustive()
+    }
+}
+
+impl SensorStats {
+    /// A sensor that is not connected; `label` names it in metrics, `address:port` say.
+    #[must_use]
+    pub fn new(label: impl Into<String>) -> Self {
+        Self {
+            label: [("sensor", label.into())],
+            state: AtomicU8::new(0),
+            sessions: Mutex::default(),
+        }
+    }
+
+    /// The name in metrics.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        &self.label[0].1
+    }
+
+    pub(super) fn labels(&self) -> &[(&'static str, String); 1] {
+        &self.label
+    }
+
+    /// The conversation's state.
+    #[must_use]
+    pub fn state(&self) -> SensorState {
+        // Relaxed: a metric, nothing is read through it.
+        SensorState::ALL[usize::from(self.state.load(Ordering::Relaxed))]
+    }
+
+    /// Says where the conversation is.
+    pub fn set_state(&self, state: SensorState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sessions> {
+        // Only a caller's `counters` can panic under it, and that leaves the lists whole.
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Session `id` counts from now on: `begin(session.id, move || (&session.stats).into())`.
+    pub fn begin(&self, id: u64, counters: impl Fn() -> SessionCounts + Send + 'static) {
+        self.lock().live.push((id, Box::new(counters)));
+    }
+
+    /// Takes over the last counts of session `id` and drops its closure. To be called when no
+    /// worker counts for it any more: what is counted later is lost.
+    pub fn end(&self, id: u64) {
+        let mut sessions = self.lock();
+        let Some(at) = sessions.live.iter().position(|(live, _)| *live == id) else { return };
+        let (_, counters) = sessions.live.swap_remove(at);
+        sessions.ended.add(&counters());
+    }
+
+    /// Sessions that are open.
+    #[must_use]
+    pub fn open_sessions(&self) -> usize {
+        self.lock().live.len()
+    }
+
+    /// Sums over all sessions, ended ones included. Never less than they were.
+    #[must_use]
+    pub fn counts(&self) -> SessionCounts {
+        let sessions = self.lock();
+        let mut sum = sessions.ended.clone();
+        for (_, counters) in &sessions.live {
+            sum.add(&counters());
+        }
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn count(stats: &SessionStats, by: u64) {
+        let SessionStats { offered, sent, sent_bytes, datagrams, datagram_bytes, dropped } = stats;
+        let fields = [offered, sent, sent_bytes, datagrams, datagram_bytes];
+        for (at, counter) in (1..).zip(fields.into_iter().chain(dropped)) {
+            counter.fetch_add(at * by, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_session_that_ends_takes_nothing_away() {
+        let sensor = SensorStats::new("a");
+        let sessions: Vec<_> = (0..3).map(|_| Arc::new(SessionStats::default())).collect();
+        for (id, stats) in (0..).zip(&sessions) {
+            let live = Arc::clone(stats);
+            sensor.begin(id, move || (&*live).into());
+            count(stats, id + 1);
+        }
+        let before = sensor.counts();
+        assert_eq!(before.offered, 6);
+        assert_eq!(before.datagram_bytes, 30);
+        assert_eq!(before.dropped, [36, 42, 48, 54]);
+        for id in [1, 0, 2, 2, 9] {
+            sensor.end(id);
+            assert_eq!(sensor.counts(), before);
+        }
+        assert_eq!(sensor.open_sessions(), 0);
+        assert!(sessions.iter().all(|stats| Arc::strong_count(stats) == 1), "let go");
+    }
+
+    #[test]
+    fn the_state_is_the_last_one_said() {
+        let sensor = SensorStats::new("a");
+        assert_eq!(sensor.state(), SensorState::Disconnected);
+        for state in SensorState::ALL {
+            sensor.set_state(*state);
+            assert_eq!(sensor.state(), *state);
+        }
+    }
+}
