@@ -222,15 +222,16 @@ impl Sensor {
         });
     }
 
-    fn report_open(&self) {
-        let Link::Open(connection) = &self.link else { return };
+    fn report_open(&mut self) {
+        let Link::Open(connection) = &mut self.link else { return };
         let state = match connection.is_capturing() {
             true => SensorState::Capturing,
             false => SensorState::Connected,
         };
-        let captures = connection.captures();
+        let started = connection.take_started();
         self.states.update(self.index, |status| {
-            (status.state, status.captures) = (state, captures);
+            status.state = state;
+            status.captures += started;
         });
     }
 
@@ -244,6 +245,8 @@ impl Sensor {
     }
 
     fn disconnected(&mut self, over: &Over, cx: &Context, now: Instant) -> Next {
+        // What the last step started counts, however it ended.
+        self.report_open();
         let Link::Open(connection) = &self.link else { return Next::Again };
         let timing = &cx.config.timing;
         let authenticated_at = connection.authenticated_at();

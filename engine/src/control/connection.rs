@@ -87,7 +87,8 @@ pub(super) struct Connection {
     is_readable: bool,
     is_writable: bool,
     capture: Option<Capture>,
-    captures: u64,
+    /// Captures started and not yet reported.
+    started: u64,
     draining: Option<Draining>,
     connected_at: Instant,
     authenticated_at: Option<Instant>,
@@ -115,7 +116,7 @@ impl Connection {
             is_readable: true,
             is_writable: true,
             capture: None,
-            captures: 0,
+            started: 0,
             draining: None,
             connected_at: now,
             authenticated_at: None,
@@ -134,9 +135,9 @@ impl Connection {
         self.capture.is_some()
     }
 
-    /// Captures started so far.
-    pub(super) fn captures(&self) -> u64 {
-        self.captures
+    /// Captures started since this was last asked.
+    pub(super) fn take_started(&mut self) -> u64 {
+        std::mem::take(&mut self.started)
     }
 
     /// Notes what the kernel says about the socket.
@@ -235,8 +236,7 @@ impl Connection {
     /// Nothing can be done now: is anything overdue, and what will be due first?
     fn wait(&mut self, now: Instant, cx: &Context) -> Result<Option<Instant>, Over> {
         let timing = &cx.config.timing;
-        if let Some((over, until)) = self.ending.take_if(|(_, until)| *until <= now) {
-            tracing::debug!(?until, "stopped reading a refused peer");
+        if let Some((over, _)) = self.ending.take_if(|(_, until)| *until <= now) {
             return Err(over);
         }
         if self.blocked_at.is_some_and(|since| now >= since + timing.stall) {
@@ -249,7 +249,11 @@ impl Connection {
             self.ending = Some((Over::NoAuth, now + LINGER));
             return Ok(Some(now));
         }
-        self.check_interface(cx);
+        if self.is_interface_gone(cx) {
+            self.end_capture(cx);
+            self.conversation.capture_failed("The interface disappeared");
+            return Ok(Some(now));
+        }
         let dues = [
             self.ending.as_ref().map(|(_, until)| *until),
             self.blocked_at.map(|since| since + timing.stall),
@@ -264,13 +268,9 @@ impl Connection {
         self.capture.as_ref()?.session.spec.interface.as_deref()
     }
 
-    /// Ends a capture whose only interface is gone, and tells the client.
-    fn check_interface(&mut self, cx: &Context) {
-        let is_gone = |name: &str| !listing::contains(&cx.view.load(), name);
-        if self.captured_interface().is_some_and(is_gone) {
-            self.end_capture(cx);
-            self.conversation.capture_failed("The interface disappeared");
-        }
+    /// True if the capture is of one interface, and that is gone.
+    fn is_interface_gone(&self, cx: &Context) -> bool {
+        self.captured_interface().is_some_and(|name| !listing::contains(&cx.view.load(), name))
     }
 
     fn act(&mut self, action: Action, now: Instant, cx: &Context) -> Result<(), Over> {
@@ -371,7 +371,7 @@ impl Connection {
                 capture.baseline = (cx.capture_stats)();
                 cx.sessions.add(Arc::clone(&capture.session));
                 self.capture = Some(capture);
-                self.captures += 1;
+                self.started += 1;
                 Answer::Started(StartCaptureReply { buffer_bytes: CLIENT_BUFFER_BYTES, port: 0 })
             }
             None => Answer::Ended,

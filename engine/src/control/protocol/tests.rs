@@ -91,7 +91,7 @@ impl Bench {
 }
 
 /// What a reply is: its type, and the code if it is an ERROR.
-type Reply = (u8, u16);
+pub(super) type Reply = (u8, u16);
 
 fn reply(request: u8) -> Reply {
     (request | 0x80, 0)
@@ -101,12 +101,12 @@ fn error(code: u16) -> Reply {
     (1, code)
 }
 
-fn message(kind: u8, payload: &[u8]) -> Vec<u8> {
+pub(super) fn message(kind: u8, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&[0, kind, 0, 0][..], &len, payload].concat()
 }
 
-fn filter(instructions: &[[u8; 8]]) -> Vec<u8> {
+pub(super) fn filter(instructions: &[[u8; 8]]) -> Vec<u8> {
     let count = u32::try_from(instructions.len()).unwrap().to_be_bytes();
     [&[0, 1, 0, 0][..], &count, &instructions.concat()].concat()
 }
@@ -119,12 +119,12 @@ fn start_with_snaplen(snaplen: u32, flags: u16, port: u16, instructions: &[[u8; 
     message(4, &payload)
 }
 
-fn start(flags: u16, port: u16, instructions: &[[u8; 8]]) -> Vec<u8> {
+pub(super) fn start(flags: u16, port: u16, instructions: &[[u8; 8]]) -> Vec<u8> {
     start_with_snaplen(65_535, flags, port, instructions)
 }
 
 /// Cuts what went out into messages; fails if it is not whole messages of legal size.
-fn replies(mut out: &[u8]) -> Vec<Reply> {
+pub(super) fn replies(mut out: &[u8]) -> Vec<Reply> {
     let mut seen = Vec::new();
     while !out.is_empty() {
         let len = u32::from_be_bytes([out[4], out[5], out[6], out[7]]);
