@@ -31,6 +31,7 @@ use crate::session::Sessions;
 use crate::shared::Shared;
 use crate::source::packet::{Geometry, OpenError, PacketOptions, PacketSource};
 use crate::stats::WorkerStats;
+use crate::stats::account::account;
 use crate::stats::export::{BuildInfo, Exported};
 use crate::stats::histogram::{SharedHistograms, WorkerHistograms};
 use crate::stats::sensor::{SensorState, SensorStats};
@@ -196,6 +197,8 @@ struct Tap {
     control: Control,
     _monitor: Monitor,
     _metrics: Option<Server>,
+    stats: Vec<Arc<WorkerStats>>,
+    sessions: Arc<Sessions>,
 }
 
 impl Tap {
@@ -248,11 +251,11 @@ impl Tap {
             dedup_bytes = table.memory(),
             "capturing with af-packet (TPACKET_V3)"
         );
-        Ok(Self { workers, wakers, life, control, _monitor: monitor, _metrics: metrics })
+        Ok(Self { workers, wakers, life, control, _monitor: monitor, _metrics: metrics, stats, sessions })
     }
 
     fn stop(self) {
-        let Self { workers, wakers, life, control, .. } = self;
+        let Self { workers, wakers, life, control, stats, sessions, .. } = self;
         life.drain();
         for waker in &wakers {
             waker.wake();
@@ -265,6 +268,7 @@ impl Tap {
         if !control.shutdown(CLOSING) {
             tracing::warn!("the control connections were not closed in time");
         }
+        tracing::info!("counted {}", account(&stats, &sessions.sensors()));
     }
 }
 

@@ -13,4 +13,6 @@
 
 pub mod compare;
 pub mod lab;
+pub mod scenario;
+pub mod tap;
 pub mod traffic;

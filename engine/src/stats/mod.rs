@@ -12,6 +12,7 @@
 //! [`SourceStats::ring_dropped`](crate::source::SourceStats). Counters have one writer, are
 //! published once per batch, and are right one by one; a snapshot of several is not one moment.
 
+pub mod account;
 pub mod export;
 pub mod histogram;
 pub mod sensor;
