@@ -17,6 +17,8 @@ pub struct Host {
     pub(crate) namespace: String,
     pub(crate) v4: Ipv4Addr,
     pub(crate) v6: Option<Ipv6Addr>,
+    /// MAC address of the only neighbour: the other end of a pod's veth.
+    pub(crate) neighbour_mac: Option<String>,
 }
 
 impl Host {
@@ -115,6 +117,33 @@ impl Host {
     /// When the namespace is gone, or we are not root.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, LabError> {
         namespace::enter(&self.namespace, work)
+    }
+
+    /// MAC address of the only neighbour on `eth0`, where that is fixed: for pods.
+    #[must_use]
+    pub fn neighbour_mac(&self) -> Option<&str> {
+        self.neighbour_mac.as_deref()
+    }
+
+    /// MAC address of an interface.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such interface, or it has none.
+    pub fn mac(&self, interface: &str) -> Result<String, LabError> {
+        let found = self.enter(|| {
+            getifaddrs().map(|mut list| {
+                list.find_map(|entry| {
+                    let address = entry.address.filter(|_| entry.interface_name == interface)?;
+                    address.as_link_addr()?.addr()
+                })
+            })
+        })?;
+        let mac = found.map_err(|error| LabError::call("getifaddrs", error))?;
+        let bytes = mac.ok_or_else(|| {
+            LabError::Invalid(format!("{} has no MAC address on {interface:?}", self.name))
+        })?;
+        Ok(bytes.map(|byte| format!("{byte:02x}")).join(":"))
     }
 
     /// Names of its interfaces that are up and running, `lo` among them.

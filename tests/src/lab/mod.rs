@@ -105,11 +105,13 @@ impl Lab {
         spec::validate_name(name)?;
         require_root()?;
         let namespaces = namespace::list(&spec::prefix(name))?;
-        let had_state = remove_state(name)?;
-        if namespaces.is_empty() {
-            return if had_state { Ok(()) } else { Err(LabError::NotUp(name.to_owned())) };
+        if !namespaces.is_empty() {
+            namespace::remove(&namespaces)?;
         }
-        namespace::remove(&namespaces)
+        if !remove_state(name)? && namespaces.is_empty() {
+            return Err(LabError::NotUp(name.to_owned()));
+        }
+        Ok(())
     }
 
     /// Names of the labs that are up on this machine, complete or not.
@@ -228,17 +230,21 @@ impl Lab {
             name,
             v4,
             v6: spec.ipv6.then_some(v6),
+            neighbour_mac: None,
         };
         let nodes = (1..=spec.nodes)
             .map(|node| Node {
                 host: host(spec::node_name(node), spec::node_v4(node), spec::node_v6(node)),
                 pods: (1..=spec.pods)
                     .map(|pod| Pod {
-                        host: host(
-                            spec::pod_name(node, pod),
-                            spec::pod_v4(node, pod),
-                            spec::pod_v6(node, pod),
-                        ),
+                        host: Host {
+                            neighbour_mac: Some(spec::host_veth_mac(node, pod)),
+                            ..host(
+                                spec::pod_name(node, pod),
+                                spec::pod_v4(node, pod),
+                                spec::pod_v6(node, pod),
+                            )
+                        },
                         node,
                         host_veth: spec::host_veth_name(node, pod),
                     })

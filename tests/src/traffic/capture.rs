@@ -1,13 +1,15 @@
 //! What truly went through an interface: `tcpdump`, and whether it can be trusted.
 //!
 //! ```text
-//! start: tcpdump "outbound and (..)" -> "listening on"     (nothing sent before is awaited)
+//! start: tcpdump "ether src .. and (..)" -> "listening on"
 //! stop:  SIGUSR1 until captured + dropped = received, twice the same -> SIGINT -> counts
 //! ```
 //!
 //! tcpdump reads its ring in blocks that the kernel hands over up to a second late, and SIGINT
-//! would lose what is in the open one; so it is asked until it has read what it received. The
-//! direction is part of the filter and not `-Q`, which is applied after that count.
+//! would lose what is in the open one; so it is asked until it has read what it received.
+//!
+//! The direction is told by MAC addresses. `-Q` is applied after the count of what was received,
+//! and `outbound` never holds while libpcap filters its first blocks itself.
 
 use crate::lab::{Host, Lab, LabError, Process};
 use nix::sys::signal::Signal;
@@ -88,20 +90,25 @@ impl Capture {
         filter: &str,
         path: PathBuf,
     ) -> Result<Self, LabError> {
-        let direction = match side {
-            Side::Sent => "outbound",
-            Side::Received => "inbound",
-            Side::Both => "",
-        };
-        let filter = match (direction, filter) {
-            (_, "") => direction.to_owned(),
-            ("", _) => filter.to_owned(),
-            _ => format!("{direction} and ({filter})"),
-        };
+        let mut terms = Vec::new();
+        match (side, host.neighbour_mac()) {
+            (Side::Both, _) => {}
+            // Not by its own address: it may replay frames with anybody's.
+            (Side::Sent, Some(neighbour)) if interface == "eth0" => {
+                terms.push(format!("not ether src {neighbour}"));
+            }
+            (Side::Sent, _) => terms.push(format!("ether src {}", host.mac(interface)?)),
+            (Side::Received, _) => {
+                terms.push(format!("not ether src {}", host.mac(interface)?));
+            }
+        }
+        if !filter.is_empty() {
+            terms.push(format!("({filter})"));
+        }
         let mut command = host.command("tcpdump");
         // -Z: as root, it would otherwise become a user that cannot write where we do.
         command.args(["-n", "-Z", "root", "-B", RING_KIB, "-i", interface, "-w"]);
-        command.arg(&path).arg(filter);
+        command.arg(&path).arg(terms.join(" and "));
         let what = format!("{} {interface}", host.name());
         Ok(Self { process: Process::start(command)?, what, path })
     }
@@ -189,9 +196,11 @@ impl Capture {
 fn all_counts(stderr: &str) -> Vec<Counts> {
     let mut reports = Vec::new();
     let (mut captured, mut received) = (None, None);
-    // A line without its end is still being written.
-    for line in stderr.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
-        let Some((number, rest)) = line.split_once(" packet") else { continue };
+    // A line without its end is still being written. Asked, it says all on one line; at its
+    // end, on three.
+    let lines = stderr.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+    for part in lines.flat_map(|line| line.trim_start_matches("tcpdump: ").split(", ")) {
+        let Some((number, rest)) = part.split_once(" packet") else { continue };
         let Ok(number) = number.parse::<u64>() else { continue };
         match rest.trim_start_matches('s') {
             " captured" => captured = Some(number),
@@ -297,8 +306,8 @@ mod tests {
     #[test]
     fn the_last_complete_report_counts() {
         let text = "tcpdump: listening on eth0\n1 packet captured\n2 packets received by filter\n\
-                    0 packets dropped by kernel\n7 packets captured\n9 packets received by filter\n\
-                    2 packets dropped by kernel\n8 packets captured\n9 packets rec";
+                    0 packets dropped by kernel\ntcpdump: 7 packets captured, 9 packets received by \
+                    filter, 2 packets dropped by kernel\n8 packets captured\n9 packets rec";
         let counts = all_counts(text);
         assert_eq!(counts.len(), 2);
         assert_eq!(counts[1], Counts { captured: 7, received: 9, dropped: 2 });

@@ -1,5 +1,5 @@
 //! UDP datagrams that nobody answers: of any size (beyond the MTU they become fragments), and
-//! repeated bit for bit when asked.
+//! repeated when asked.
 
 use super::{Sent, random::Random, socket};
 use crate::lab::{Host, LabError};
@@ -12,8 +12,8 @@ pub struct Datagrams {
     pub to: SocketAddr,
     /// Different datagrams.
     pub count: u32,
-    /// Each is sent this many times in a row. From an unconnected socket Linux gives them IP ID
-    /// 0, so that the repeats are the same bytes on the wire.
+    /// Each is sent this many times in a row. Over IPv6 the repeats are the same bytes on the
+    /// wire; over IPv4 Linux gives each an IP ID of its own.
     pub times: u32,
     /// Payload of each, bytes.
     pub payload: usize,
