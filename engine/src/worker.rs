@@ -149,7 +149,13 @@ impl Worker {
             outlet.only = name.map(|name| classifier.ifindex(name));
             whole.extend(outlet.only.flatten());
         }
-        if let Err(error) = source.set_filter(classifier.filter(&whole).instructions()) {
+        let filter = classifier.filter(&whole);
+        tracing::debug!(
+            worker = self.context.index,
+            instructions = filter.instructions().len(),
+            "new socket filter"
+        );
+        if let Err(error) = source.set_filter(filter.instructions()) {
             // The old filter stays, and user space decides in any case: slower, not wrong - except
             // that frames which only the new filter admits are not seen.
             tracing::warn!(%error, "the kernel refused the socket filter");

@@ -98,7 +98,11 @@ pub fn run(
     traffic(&lab, &services, size, say)?;
     say("waiting for the last packets, ending taps and sensor");
     let truth = truth.stop()?;
-    let accounts = taps.into_iter().map(Tap::stop).collect::<Result<Vec<_>, _>>()?;
+    let mut accounts = Vec::new();
+    for (tap, node) in taps.into_iter().zip(1..) {
+        let log = directory.join(format!("tap-{node}.log"));
+        accounts.push(tap.stop_logging(&log)?);
+    }
     let file = sensor.file.clone();
     let summary = sensor.stop()?;
     let ring_lost = settle_accounts(&accounts, &summary)
@@ -115,6 +119,9 @@ const HTTP: u16 = 8080;
 const BACKEND: u16 = 8081;
 const BULK: u16 = 5201;
 const DNS: u16 = 53;
+/// Bits a second of bulk TCP: clients, servers, router, both taps, tcpdumps and the sensor share
+/// the machine's cores here.
+const BULK_RATE: u64 = 400_000_000;
 
 fn services(lab: &Lab) -> Vec<Service> {
     let address = |text: &str| text.parse::<SocketAddr>().expect("an address of this file");
@@ -155,8 +162,10 @@ fn traffic(
     say("a process on the node to its pod (as the kubelet's probes do)");
     http(client.socket(HTTP), lab.node(1))?;
     say("bulk TCP with segmentation offload, between pods of one node, and of two");
-    Bulk::new(same.socket(BULK), size.bulk_bytes).run_on(client)?;
-    Bulk::new(other.socket(BULK), size.bulk_bytes).run_on(client)?;
+    for server in [same, other] {
+        let bulk = Bulk::new(server.socket(BULK), size.bulk_bytes);
+        Bulk { bits_per_second: Some(BULK_RATE), ..bulk }.run_on(client)?;
+    }
     say("ping");
     ping(client, same.v4().into(), size.pings, 56)?;
     ping(client, other.v4().into(), size.pings, 1400)?;

@@ -15,6 +15,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
+    process::ExitStatus,
     time::{Duration, Instant},
 };
 
@@ -186,6 +187,17 @@ impl Tap {
         self.process.signal(signal)
     }
 
+    /// As [`stop`](Self::stop), and keeps what it logged in a file.
+    ///
+    /// # Errors
+    ///
+    /// As there, and when the file cannot be written.
+    pub fn stop_logging(mut self, file: &Path) -> Result<Value, LabError> {
+        let status = self.process.stop(Signal::SIGTERM, LIMIT)?;
+        std::fs::write(file, self.log()).map_err(|error| LabError::file(file, error))?;
+        self.account(status)
+    }
+
     /// Ends it by SIGTERM; it must exit with 0. Returns its account.
     ///
     /// # Errors
@@ -193,6 +205,10 @@ impl Tap {
     /// When it does not end well, or says no account.
     pub fn stop(mut self) -> Result<Value, LabError> {
         let status = self.process.stop(Signal::SIGTERM, LIMIT)?;
+        self.account(status)
+    }
+
+    fn account(&self, status: ExitStatus) -> Result<Value, LabError> {
         let said = self.log();
         let account = said
             .lines()

@@ -68,7 +68,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("dedup-memory", "BYTES", "16M", "Memory of the table that finds copies; the power of two below is used"),
     setting("workers", "N", "auto", "Worker threads, each pinned to a CPU; auto is one for each CPU that the process may use"),
     setting("snaplen", "N", "262144", "Most bytes of a frame that are sent; the sensor may ask for fewer"),
-    setting("ring-memory", "BYTES", "32M", "Memory of the capture rings, all workers together"),
+    setting("ring-memory", "BYTES", "64M", "Memory of the capture rings, all workers together"),
     setting("block-timeout-ms", "N", "1", "How long the kernel keeps a partly filled block (tp_retire_blk_tov), milliseconds"),
     setting("metrics", "ADDR:PORT", "", "Serve /metrics, /livez and /readyz here"),
 ];

@@ -82,6 +82,9 @@ enum Command {
         /// The client's port.
         #[arg(long)]
         client_port: Option<u16>,
+        /// Payload bits a second, at most.
+        #[arg(long)]
+        bits_per_second: Option<u64>,
     },
     /// UDP datagrams that nobody answers.
     Datagrams {
@@ -153,8 +156,8 @@ fn run(command: Command) -> io::Result<Option<Sent>> {
         Command::Dns { to, queries, sockets, seed, client_port } => {
             Dns { to, queries, sockets, seed, client_port }.run().map(Some)
         }
-        Command::Bulk { to, bytes, seed, client_port } => {
-            Bulk { to, bytes, seed, client_port }.run().map(Some)
+        Command::Bulk { to, bytes, seed, client_port, bits_per_second } => {
+            Bulk { to, bytes, seed, client_port, bits_per_second }.run().map(Some)
         }
         Command::Datagrams { to, count, times, payload, seed, client_port } => {
             Datagrams { to, count, times, payload, seed, client_port }.run().map(Some)

@@ -10,6 +10,8 @@ use crate::lab::{Host, LabError};
 use std::{
     io::{self, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
+    thread,
+    time::{Duration, Instant},
 };
 
 /// A sender's work.
@@ -23,13 +25,16 @@ pub struct Bulk {
     pub seed: u64,
     /// `None`: the kernel's choice.
     pub client_port: Option<u16>,
+    /// Payload bits a second, at most. `None`: as fast as it goes, which on a veth is faster than
+    /// any tap that shares the sender's cores can read.
+    pub bits_per_second: Option<u64>,
 }
 
 impl Bulk {
     /// `bytes` to a server.
     #[must_use]
     pub fn new(to: SocketAddr, bytes: u64) -> Self {
-        Self { to, bytes, seed: 1, client_port: None }
+        Self { to, bytes, seed: 1, client_port: None, bits_per_second: None }
     }
 
     /// Runs on a host of the lab.
@@ -51,10 +56,16 @@ impl Bulk {
         let mut random = Random::new(self.seed);
         let mut stream = socket::connect(self.to, self.client_port)?;
         let mut buffer = vec![0; 65536];
+        let started = Instant::now();
         let mut left = self.bytes;
         while left > 0 {
             let chunk = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
             random.fill(&mut buffer[..chunk]);
+            if let Some(rate) = self.bits_per_second {
+                let due = u128::from(self.bytes - left) * 8_000_000_000 / u128::from(rate.max(1));
+                let due = Duration::from_nanos(u64::try_from(due).unwrap_or(u64::MAX));
+                thread::sleep(due.saturating_sub(started.elapsed()));
+            }
             stream.write_all(&buffer[..chunk])?;
             left -= u64::try_from(chunk).unwrap_or(left);
         }

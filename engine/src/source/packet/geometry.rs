@@ -14,8 +14,8 @@ pub const MIN_BLOCK_BYTES: u32 = 128 << 10;
 const MAX_BLOCK_BYTES: u32 = 512 << 10;
 /// A worker holds one block, the kernel fills another: below this a ring buffers nothing.
 pub const MIN_BLOCKS: u32 = 8;
-/// Blocks are halved in size as long as there are fewer: some 64 ms at a retire timeout of 1 ms.
-const ENOUGH_BLOCKS: u64 = 64;
+/// Blocks are halved in size as long as there are fewer: a quarter of a second at a retire timeout of 1 ms.
+const ENOUGH_BLOCKS: u64 = 256;
 
 /// The shape of one worker's ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,14 +91,14 @@ mod tests {
 
     #[test]
     fn a_large_budget_makes_large_blocks() {
-        let geometry = Geometry::from_budget(128 * MIB, 2).unwrap();
-        assert_eq!((geometry.block_bytes(), geometry.blocks()), (512 << 10, 128));
+        let geometry = Geometry::from_budget(256 * MIB, 2).unwrap();
+        assert_eq!((geometry.block_bytes(), geometry.blocks()), (512 << 10, 256));
     }
 
     #[test]
     fn a_small_budget_makes_small_blocks_rather_than_few() {
-        let geometry = Geometry::from_budget(16 * MIB, 1).unwrap();
-        assert_eq!((geometry.block_bytes(), geometry.blocks()), (256 << 10, 64));
+        let geometry = Geometry::from_budget(64 * MIB, 1).unwrap();
+        assert_eq!((geometry.block_bytes(), geometry.blocks()), (256 << 10, 256));
         let geometry = Geometry::from_budget(4 * MIB, 1).unwrap();
         assert_eq!((geometry.block_bytes(), geometry.blocks()), (128 << 10, 32));
     }
