@@ -119,7 +119,7 @@ impl Token {
             0 => Self::Stop,
             1 => Self::Listener,
             2 | 3 => Self::Output,
-            _ if number % 2 == 0 => Self::Control((number - 4) >> 1),
+            _ if number.is_multiple_of(2) => Self::Control((number - 4) >> 1),
             _ => Self::Data((number - 5) >> 1),
         }
     }
