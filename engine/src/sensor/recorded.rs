@@ -12,6 +12,7 @@ use pcap_parser::{LegacyPcapReader, PcapBlockOwned, PcapError};
 use super::capture::Capture;
 use super::client::{Client, Event, REPLY_TIMEOUT, Wishes};
 use super::output::Output;
+use super::reassembly::HOLD;
 use crate::rpcap::{Filter, StartCapture};
 
 /// What each file holds: packets, and the link type that OPEN announces.
@@ -131,7 +132,7 @@ fn every_recorded_packet_is_found() {
         let recording = Recording::read(&directory.join(format!("{name}.pcap")));
         let mut output = Output::nowhere(None);
         let mut captures: BTreeMap<SocketAddr, Capture> = BTreeMap::new();
-        let capture = |from: SocketAddr| Capture::new(from.ip(), 262_144, None);
+        let capture = |from: SocketAddr| Capture::new(from.ip(), 262_144, HOLD, None);
         for ((from, to), bytes) in &recording.datagrams {
             captures.entry(*to).or_insert_with(|| capture(*from)).datagram(
                 Instant::now(),
