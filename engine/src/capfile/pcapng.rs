@@ -95,9 +95,9 @@ impl<W: Write> Writer<W> {
     ) -> io::Result<()> {
         let padding = padding(data.len());
         let too_long = || io::Error::from(io::ErrorKind::InvalidInput);
-        let caplen = u32::try_from(data.len()).map_err(|_| too_long())?;
+        let caplen = u32::try_from(data.len()).map_err(|_larger| too_long())?;
         let total = u32::try_from(PACKET_FIXED + data.len() + padding.len() + 4)
-            .map_err(|_| too_long())?
+            .map_err(|_larger| too_long())?
             .to_le_bytes();
         let [t0, t1, t2, t3, t4, t5, t6, t7] = timestamp_ns.to_le_bytes();
         let mut head = [0; PACKET_FIXED];
@@ -151,7 +151,7 @@ fn push_option(body: &mut Vec<u8>, code: u16, value: &[u8]) {
 
 fn write_block(out: &mut impl Write, kind: u32, body: &[u8]) -> io::Result<()> {
     let total = u32::try_from(FRAMING + body.len())
-        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?
+        .map_err(|_larger| io::Error::from(io::ErrorKind::InvalidInput))?
         .to_le_bytes();
     let mut block = Vec::with_capacity(FRAMING + body.len());
     block.extend(kind.to_le_bytes());

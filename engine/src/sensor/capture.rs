@@ -9,7 +9,7 @@
 //! Knows no socket. Counts belong to this capture alone; the tap's record gets them at the end.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::message::{Fault, Framer, OutOfStep, Sink, parse_plain};
 use super::numbering::{Numbering, Seen};
@@ -70,8 +70,14 @@ impl Sink for Delivering<'_> {
 }
 
 impl Capture {
-    /// `peer` is whose datagrams are taken, `snaplen` what was asked for.
-    pub(super) fn new(peer: IpAddr, snaplen: u32, interface: Option<InterfaceId>) -> Self {
+    /// `peer` is whose datagrams are taken, `snaplen` what was asked for, `hold` how long a hole in
+    /// the stream is waited for.
+    pub(super) fn new(
+        peer: IpAddr,
+        snaplen: u32,
+        hold: Duration,
+        interface: Option<InterfaceId>,
+    ) -> Self {
         let delivery = Delivery {
             interface,
             numbering: Numbering::new(),
@@ -81,7 +87,7 @@ impl Capture {
         Self {
             peer,
             snaplen,
-            reassembler: Reassembler::new(snaplen),
+            reassembler: Reassembler::new(snaplen, hold),
             framer: Framer::new(snaplen),
             delivery,
         }
@@ -164,13 +170,14 @@ impl Capture {
 #[cfg(test)]
 mod tests {
     use super::super::message::tests::{message, packet};
+    use super::super::reassembly::HOLD;
     use super::*;
 
     #[test]
     fn both_forms_are_told_apart_datagram_by_datagram() {
         let peer: SocketAddr = "10.0.0.1:5".parse().unwrap();
         let mut output = Output::nowhere(None);
-        let mut capture = Capture::new(peer.ip(), 65_535, None);
+        let mut capture = Capture::new(peer.ip(), 65_535, HOLD, None);
         let now = Instant::now();
         let (header, data) = packet(1, 50);
         let stream = [&[0, 110, 0, 8, 0, 0, 0, 0][..], &header.to_bytes(), &data].concat();
@@ -190,7 +197,7 @@ mod tests {
     #[test]
     fn strangers_datagrams_are_counted_and_dropped() {
         let mut output = Output::nowhere(None);
-        let mut capture = Capture::new("10.0.0.1".parse().unwrap(), 65_535, None);
+        let mut capture = Capture::new("10.0.0.1".parse().unwrap(), 65_535, HOLD, None);
         let bytes = message(&packet(1, 60));
         for from in [Some("10.0.0.2:5"), None, Some("[::ffff:10.0.0.1]:5")] {
             let from = from.map(|text| text.parse().unwrap());
@@ -204,7 +211,7 @@ mod tests {
     fn no_more_than_the_limit_is_taken() {
         let mut output = Output::nowhere(Some(2));
         let peer = "10.0.0.1:5".parse().unwrap();
-        let mut capture = Capture::new("10.0.0.1".parse().unwrap(), 65_535, None);
+        let mut capture = Capture::new("10.0.0.1".parse().unwrap(), 65_535, HOLD, None);
         for number in 1..=5 {
             let bytes = message(&packet(number, 60));
             capture.datagram(Instant::now(), Some(peer), &bytes, &mut output);

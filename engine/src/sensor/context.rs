@@ -7,12 +7,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use super::client::{Failure, Wishes};
 use super::output::Output;
+use super::reassembly::HOLD;
 use super::summary::Record;
 use crate::capfile::pcapng::InterfaceId;
 use crate::rpcap::{BpfInsn, DLT_EN10MB, Filter, MAX_SNAPLEN};
@@ -38,6 +40,8 @@ pub(super) struct Settings {
     pub(super) wishes: Wishes,
     pub(super) data: DataChannel,
     pub(super) snaplen: u32,
+    /// How long a hole in the stream is waited for.
+    pub(super) hold: Duration,
     expression: Option<String>,
     /// The expression for Ethernet, compiled.
     ethernet: Filter,
@@ -52,7 +56,7 @@ impl Settings {
         expression: Option<String>,
     ) -> Result<Self, CompileError> {
         let ethernet = compile(expression.as_deref(), DLT_EN10MB)?;
-        Ok(Self { wishes, data, snaplen, expression, ethernet })
+        Ok(Self { wishes, data, snaplen, hold: HOLD, expression, ethernet })
     }
 
     pub(super) fn filter_for(&self, linktype: i32) -> Result<Filter, CompileError> {
@@ -119,7 +123,7 @@ impl Token {
             0 => Self::Stop,
             1 => Self::Listener,
             2 | 3 => Self::Output,
-            _ if number % 2 == 0 => Self::Control((number - 4) >> 1),
+            _ if number.is_multiple_of(2) => Self::Control((number - 4) >> 1),
             _ => Self::Data((number - 5) >> 1),
         }
     }

@@ -18,7 +18,7 @@ use crate::rpcap::{
 
 /// Datagrams after a hole that are held; 16 MiB at the very most.
 const WINDOW: u32 = 256;
-/// How long a hole is waited for. Networks that reorder do so within milliseconds.
+/// How long a hole is waited for, outside tests. Networks that reorder do so within milliseconds.
 pub(super) const HOLD: Duration = Duration::from_millis(50);
 
 /// What befell the datagrams.
@@ -48,6 +48,8 @@ struct Held {
 /// The datagrams of one STARTCAP.
 pub(super) struct Reassembler {
     snaplen: u32,
+    /// How long a hole is waited for.
+    hold: Duration,
     /// Number of the datagram that is due.
     next: u32,
     /// Numbers below this have been seen or passed over.
@@ -69,9 +71,10 @@ fn slot(number: u32) -> usize {
 }
 
 impl Reassembler {
-    pub(super) fn new(snaplen: u32) -> Self {
+    pub(super) fn new(snaplen: u32, hold: Duration) -> Self {
         Self {
             snaplen,
+            hold,
             next: 0,
             beyond_newest: 0,
             held: (0..WINDOW).map(|_| None).collect(),
@@ -91,7 +94,7 @@ impl Reassembler {
 
     /// When [`tick`](Self::tick) has something to do.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.oldest_held.map(|arrived| arrived + HOLD)
+        self.oldest_held.map(|arrived| arrived + self.hold)
     }
 
     /// Takes a datagram of type 110.

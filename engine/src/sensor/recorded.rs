@@ -10,8 +10,9 @@ use pcap_parser::traits::PcapReaderIterator;
 use pcap_parser::{LegacyPcapReader, PcapBlockOwned, PcapError};
 
 use super::capture::Capture;
-use super::client::{Client, Event, Wishes};
+use super::client::{Client, Event, REPLY_TIMEOUT, Wishes};
 use super::output::Output;
+use super::reassembly::HOLD;
 use crate::rpcap::{Filter, StartCapture};
 
 /// What each file holds: packets, and the link type that OPEN announces.
@@ -19,7 +20,7 @@ const FILES: [(&str, u64, i32); 7] = [
     ("active-tcp", 16, 1),
     ("active-udp-eh-t0-preselected", 20, 1),
     ("active-udp", 34, 1),
-    ("active-udpstr-eh-default", 0, 1),
+    ("active-udpstr-eh-default", 46, 1),
     ("passive-tcp", 18, 1),
     ("passive-udp-any-sll", 20, 113),
     ("passive-udp", 14, 1),
@@ -94,14 +95,21 @@ impl Recording {
     }
 }
 
-/// Lets our client hear what a daemon said to another one.
-fn listen(said: &[u8], piece: usize) -> Vec<Event> {
+/// Lets our client hear, byte by byte, what a daemon said to another one.
+fn listen(said: &[u8]) -> Vec<Event> {
     let now = Instant::now();
-    let mut client = Client::new(Wishes::default(), now);
+    let wishes = Wishes { open: Some("as recorded".into()), credentials: None };
+    let mut client = Client::new(wishes, now);
     let mut all = Vec::new();
-    for piece in said.chunks(piece) {
+    // Some clients capture without listing: our request for a list is then not answered.
+    let auth = 8 + usize::from(said[7]);
+    let is_listed = said.get(auth + 1) == Some(&0x82);
+    for (at, byte) in said.iter().enumerate() {
         let mut events = Vec::new();
-        client.receive(now, piece, &mut events).unwrap();
+        client.receive(now, &[*byte], &mut events).unwrap();
+        if at + 1 == auth && !is_listed {
+            client.tick(now + REPLY_TIMEOUT, &mut events).unwrap();
+        }
         if events.iter().any(|event| matches!(event, Event::Opened { .. })) {
             let request = StartCapture {
                 snaplen: 0,
@@ -124,7 +132,7 @@ fn every_recorded_packet_is_found() {
         let recording = Recording::read(&directory.join(format!("{name}.pcap")));
         let mut output = Output::nowhere(None);
         let mut captures: BTreeMap<SocketAddr, Capture> = BTreeMap::new();
-        let capture = |from: SocketAddr| Capture::new(from.ip(), 262_144, None);
+        let capture = |from: SocketAddr| Capture::new(from.ip(), 262_144, HOLD, None);
         for ((from, to), bytes) in &recording.datagrams {
             captures.entry(*to).or_insert_with(|| capture(*from)).datagram(
                 Instant::now(),
@@ -158,9 +166,7 @@ fn every_recorded_daemon_is_understood() {
         let mut started = 0;
         for (_, said) in recording.streams.values().filter(|(_, said)| said.starts_with(&[0, 0x88]))
         {
-            // One byte at a time, and request by request: a reply ends with its bytes.
-            let events = listen(said, 1);
-            for event in &events {
+            for event in &listen(said) {
                 match event {
                     Event::Opened { linktype: opened, .. } => assert_eq!(*opened, linktype),
                     Event::Started(_) => started += 1,

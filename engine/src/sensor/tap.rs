@@ -244,7 +244,7 @@ impl Tap {
             .ok_or_else(|| Trouble::new("too_many", "is one tap too many"))?;
         let snaplen = context.settings.snaplen;
         self.record = record;
-        self.capture = Some(Capture::new(self.peer.ip(), snaplen, block));
+        self.capture = Some(Capture::new(self.peer.ip(), snaplen, context.settings.hold, block));
         let request = StartCapture { snaplen, read_timeout_ms: 100, flags, port, filter };
         self.client.start_capture(now, &request);
         Ok(())

@@ -29,7 +29,9 @@ impl Sensor {
     fn start(data: DataChannel, count: Option<u64>, connect: Option<SocketAddr>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let output = Output::open(&directory.path().join("out.pcapng"), count).unwrap();
-        let settings = Settings::new(Wishes::default(), data, 65_535, None).unwrap();
+        let mut settings = Settings::new(Wishes::default(), data, 65_535, None).unwrap();
+        // Holes are given up at the end only: a busy machine changes no count.
+        settings.hold = PATIENCE.unwrap();
         let listener = socket::listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let targets =
@@ -161,7 +163,8 @@ fn the_stream_form_survives_loss_and_reordering() {
     let expected: Vec<Packet> = sent
         .iter()
         .filter(|(_, data)| {
-            let start = std::mem::replace(&mut position, position + 20 + data.len());
+            let start = position;
+            position += 20 + data.len();
             position <= ends[4] || start >= ends[5]
         })
         .cloned()
@@ -201,8 +204,8 @@ fn data_come_over_tcp_from_taps_that_connect() {
     let mut data = TcpStream::connect(tap.data_address()).unwrap();
     data.write_all(&sent.iter().flat_map(message).collect::<Vec<_>>()).unwrap();
     sensor.stop();
-    drop(data);
     tap.end(500);
+    drop(data);
     let (summary, file) = sensor.end();
     assert_eq!(file, file_of("127.0.0.1", &sent));
     assert_eq!(summary.totals.lost_packets, 0);
@@ -226,13 +229,10 @@ fn passive_daemons_are_connected_to() {
                 stream.write_all(&sent.iter().flat_map(message).collect::<Vec<_>>()).unwrap();
             }
         }
-        // The data connection that TCP closed above ends nothing that has arrived.
+        sensor.stop();
+        // TCP's data connection was closed above: a failure, but what had arrived is kept.
         if data == DataChannel::Udp {
-            sensor.stop();
             tap.end(3);
-        }
-        if data == DataChannel::Tcp {
-            sensor.stop();
         }
         let (summary, file) = sensor.end();
         assert_eq!(file, file_of(&address.to_string(), &sent));
@@ -355,11 +355,14 @@ fn mutated_conversations_and_strangers_do_not_disturb_a_tap() {
             silent.push(peer);
         }
     }
+    // Connections are accepted in order: when this one captures, all the others were seen.
+    let last = FakeTap::connect(&sensor);
     good.send(&[&message(&packet(1, 60))]);
     sensor.stop();
     good.end(1);
+    last.end(0);
     let (summary, _) = sensor.end();
-    assert_eq!(summary.connections, 501);
+    assert_eq!(summary.connections, 502);
     assert_eq!(summary.taps.iter().map(|tap| tap.counts.packets).sum::<u64>(), 1);
     assert!(summary.failures.values().sum::<u64>() > 50);
 }

@@ -52,7 +52,7 @@ pub(in crate::sensor) fn packets(count: u32, len: impl Fn(u32) -> usize) -> Vec<
 /// Feeds datagrams that arrive at one moment each, then ends.
 fn reassembled(datagrams: &[&Vec<u8>]) -> (Kept, StreamCounts) {
     let mut kept = Kept::default();
-    let mut reassembler = Reassembler::new(262_144);
+    let mut reassembler = Reassembler::new(262_144, HOLD);
     let now = Instant::now();
     for datagram in datagrams {
         reassembler.push(now, datagram, &mut kept);
@@ -101,7 +101,7 @@ fn a_hole_is_given_up_after_a_while_and_what_comes_then_is_late() {
     let sent = packets(20, |_| 100);
     let cut = datagrams(&sent, 0, 300);
     let mut kept = Kept::default();
-    let mut reassembler = Reassembler::new(65_535);
+    let mut reassembler = Reassembler::new(65_535, HOLD);
     let start = Instant::now();
     reassembler.push(start, &cut[1], &mut kept);
     assert_eq!(reassembler.deadline(), Some(start + HOLD));
@@ -132,7 +132,7 @@ fn numbers_wrap() {
     let first = u32::MAX - 5;
     let cut = datagrams(&sent, first, 700);
     let mut kept = Kept::default();
-    let mut reassembler = Reassembler::new(65_535);
+    let mut reassembler = Reassembler::new(65_535, HOLD);
     reassembler.next = first;
     reassembler.beyond_newest = first;
     let mut order: Vec<_> = cut.iter().collect();
@@ -178,7 +178,7 @@ fn lying_headers_are_named() {
 #[test]
 fn held_memory_is_bounded() {
     let mut kept = Kept::default();
-    let mut reassembler = Reassembler::new(65_535);
+    let mut reassembler = Reassembler::new(65_535, HOLD);
     for number in 1..10_000u32 {
         // Only even numbers: a hole before each.
         let header = StreamHeader { first_header: STREAM_NO_PACKET, sequence: number * 2 };
@@ -247,7 +247,7 @@ proptest! {
         raw in proptest::collection::vec(any::<u8>(), 0..40),
     ) {
         let mut kept = Kept::default();
-        let mut reassembler = Reassembler::new(2_000);
+        let mut reassembler = Reassembler::new(2_000, HOLD);
         let start = Instant::now();
         reassembler.push(start, &raw, &mut kept);
         for (at, (head, number, body)) in noise.iter().enumerate() {
