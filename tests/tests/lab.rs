@@ -233,7 +233,7 @@ mod tests {
             }
         }
 
-        let _servers: Vec<Server> = [b, c]
+        let servers: Vec<Server> = [b, c]
             .into_iter()
             .flat_map(|pod| {
                 [(Serve::Http, 8080), (Serve::Http, 8081), (Serve::Dns, 53), (Serve::Bulk, 9000)]
@@ -249,6 +249,7 @@ mod tests {
         }
         Http::new(service.address, 40, 8).run_on(a).unwrap();
         iperf3(a, c, c.v4().into(), 5201, 1_000_000).unwrap();
+        drop(servers);
 
         let sent = truth.stop().unwrap();
         let mut seen = Vec::new();
@@ -270,7 +271,7 @@ mod tests {
             .services(std::slice::from_ref(&service))
             .kind("HTTP", port(8081))
             .kind("HTTP through a service", port(8080))
-            .kind("HTTP over IPv6", |packet| packet.is_ipv6())
+            .kind("HTTP over IPv6", |packet| packet.is_ipv6() && packet.has_port(8081))
             .kind("DNS", port(53))
             .kind("bulk", port(9000))
             .kind("iperf3", port(5201))

@@ -273,7 +273,8 @@ impl Lab {
             .collect();
         namespace::in_parallel(self.hosts().collect(), |host| {
             let sysctls = wiring::sysctls(spec, forwarders.contains(&host.name.as_str()));
-            host.enter(|| write_sysctls(&sysctls))?
+            host.enter(|| write_sysctls(&sysctls))??;
+            if spec.ipv6 { nat::silence_multicast_reports(&host.namespace) } else { Ok(()) }
         })?;
         namespace::ip_batch(None, &wiring::links(spec))?;
 

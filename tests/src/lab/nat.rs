@@ -140,6 +140,16 @@ pub(crate) fn prepare_node(spec: &LabSpec, node: u8) -> Result<(), LabError> {
     Ok(())
 }
 
+/// Keeps the kernel's reports of its IPv6 multicast groups inside: they are sent, repeatedly, at
+/// times of its own choosing after a link has come up. To be called before there is any link.
+pub(crate) fn silence_multicast_reports(namespace: &str) -> Result<(), LabError> {
+    // MLD versions 1 (report, done) and 2.
+    let rules: String = [131, 132, 143]
+        .map(|kind| format!("-A OUTPUT -p icmpv6 --icmpv6-type {kind} -j DROP\n"))
+        .concat();
+    restore(namespace, false, &format!("*filter\n{rules}COMMIT\n"))
+}
+
 /// Adds a service on every node.
 pub(crate) fn add_service(spec: &LabSpec, service: &Service) -> Result<(), LabError> {
     service.validate()?;

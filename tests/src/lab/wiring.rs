@@ -15,7 +15,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 /// Sysctls below `/proc/sys/net`, to be set before any interface is made.
 ///
 /// They silence what a kernel says by itself, so that the traffic on the veths is the tests' own
-/// (ARP and neighbour discovery remain, as on a real node).
+/// (ARP and neighbour discovery remain, as on a real node; multicast reports, which have no
+/// setting, are for [`super::nat::silence_multicast_reports`]).
 pub(crate) fn sysctls(spec: &LabSpec, forwards: bool) -> Vec<(String, &'static str)> {
     let mut list = Vec::new();
     for scope in ["all", "default"] {
@@ -35,10 +36,6 @@ pub(crate) fn sysctls(spec: &LabSpec, forwards: bool) -> Vec<(String, &'static s
         v6("accept_redirects", "0");
         v6("autoconf", "0");
         v6("router_solicitations", "0");
-        // Multicast reports are repeated after a random part of this, in ms: all of them are
-        // over when the lab is up.
-        v6("mldv1_unsolicited_report_interval", "1");
-        v6("mldv2_unsolicited_report_interval", "1");
         v6("forwarding", if forwards { "1" } else { "0" });
     }
     if forwards {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! start: tcpdump "ether src .. and (..)" -> "listening on"
-//! stop:  SIGUSR1 until captured + dropped = received, twice the same -> SIGINT -> counts
+//! stop:  SIGUSR1 until captured + dropped = received and nothing new comes -> SIGINT -> counts
 //! ```
 //!
 //! tcpdump reads its ring in blocks that the kernel hands over up to a second late, and SIGINT
@@ -22,7 +22,10 @@ use std::{
 /// How long tcpdump may take to start, to say its counts, or to end.
 const LIMIT: Duration = Duration::from_secs(20);
 /// How far apart two looks at its counts are.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(50);
+/// No packet for this long means that none comes: a delayed ACK or a first retransmission takes
+/// 200 ms at most.
+const QUIET: Duration = Duration::from_millis(500);
 /// Ring of each capture, KiB.
 const RING_KIB: &str = "32768";
 
@@ -131,14 +134,17 @@ impl Capture {
     /// Waits until tcpdump has read all that it received, and no more comes.
     fn settle(&mut self) -> Result<(), LabError> {
         let started = Instant::now();
-        let mut before = None;
+        let mut counts = self.counts()?;
+        let mut changed = Instant::now();
         while started.elapsed() < LIMIT {
-            let counts = self.counts()?;
-            if before == Some(counts) && counts.captured + counts.dropped >= counts.received {
+            if changed.elapsed() > QUIET && counts.captured + counts.dropped >= counts.received {
                 break;
             }
-            before = Some(counts);
             thread::sleep(LOOK);
+            let now = self.counts()?;
+            if now != counts {
+                (counts, changed) = (now, Instant::now());
+            }
         }
         // One that never settles ends with what it has; `lost` tells.
         Ok(())
@@ -281,7 +287,8 @@ impl Truth {
         self.captures.iter_mut().try_for_each(Capture::wait_until_listening)
     }
 
-    /// Waits until nothing new comes at any point, and ends all captures.
+    /// Waits until nothing new comes at any point, and ends all captures. Servers should be gone
+    /// by then: what they send after this is not in the truth.
     ///
     /// # Errors
     ///
