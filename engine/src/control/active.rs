@@ -330,3 +330,30 @@ fn is_connected(socket: &TcpStream) -> io::Result<bool> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_limit_and_start_anew_after_a_reset() {
+        let mut backoff = Backoff::new(&Timing::default());
+        let ms = Duration::from_millis;
+        for least in [500, 1000, 2000, 4000, 8000, 15_000, 15_000, 15_000] {
+            let wait = backoff.next();
+            assert!((ms(least)..=ms(2 * least)).contains(&wait), "{wait:?} after {least} ms");
+        }
+        backoff.reset();
+        assert!(backoff.next() <= ms(1000));
+    }
+
+    #[test]
+    fn odd_limits_make_no_hot_loop() {
+        let ms = Duration::from_millis;
+        let timing = Timing { backoff_min: ms(50), backoff_max: ms(60), ..Timing::default() };
+        let mut backoff = Backoff::new(&timing);
+        for _ in 0..100 {
+            assert!((ms(50)..=ms(60)).contains(&backoff.next()));
+        }
+    }
+}

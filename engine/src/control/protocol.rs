@@ -490,6 +490,8 @@ fn compile(code: ErrorCode, filter: &Filter) -> Result<Program, Refusal> {
 }
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod mutated;
 #[cfg(test)]
 mod recorded;

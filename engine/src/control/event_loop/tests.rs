@@ -211,6 +211,18 @@ fn a_dead_sensor_is_connected_to_again() {
 }
 
 #[test]
+fn close_before_auth_is_a_failure_like_any_other() {
+    let sensor = Sensor::new();
+    let mut config = config(&[sensor.target()]);
+    config.timing.close_pause = Duration::from_secs(3600);
+    let tap = Tap::start(config, 0);
+    for _ in 0..3 {
+        sensor.accept().send(6, &[]);
+    }
+    tap.until_status(0, "the failures", |status| status.failures >= 2);
+}
+
+#[test]
 fn a_sensor_that_is_not_there_is_tried_again_with_growing_waits() {
     let sensor = Sensor::new();
     let target = sensor.target();

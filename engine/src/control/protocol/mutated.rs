@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::tests::{Bench, filter, message, replies, start};
+use super::bench::{Bench, filter, message, replies, start};
 use super::*;
 
 /// Largest legal payload kept, with room for the allocator's doubling.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::tests::{Bench, replies};
+use super::bench::{Bench, replies};
 
 /// Ports that daemons connect to (active mode) and listen on (passive mode).
 const ACTIVE: u16 = 2003;
