@@ -8,11 +8,13 @@
 #![expect(unsafe_code, reason = "attaches to a tap device")]
 
 use std::fs::{File, OpenOptions};
+use std::io::Read;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use socket2::Socket;
@@ -70,8 +72,30 @@ impl Veth {
         ip("link add v0 type veth peer name v1");
         ip("link set v0 up");
         ip("link set v1 up");
-        let socket = sender("v0").into();
-        Self { v0: ifindex("v0"), v1: ifindex("v1"), socket }
+        let veth = Self { v0: ifindex("v0"), v1: ifindex("v1"), socket: sender("v0").into() };
+        veth.wait_for_carrier();
+        veth
+    }
+
+    /// Returns when what is sent arrives and nothing is on its way. A link that is up is given a
+    /// queue a moment later (`linkwatch_do_dev`); until then frames vanish, and `send` says nothing.
+    /// The probes have 0 in byte 14.
+    pub(super) fn wait_for_carrier(&self) {
+        let receiver = packet::socket().expect("socket");
+        packet::bind(&receiver, u16::from_be_bytes(EXPERIMENTAL), self.v1).expect("bind");
+        let receiver = Socket::from(receiver);
+        receiver.set_read_timeout(Some(Duration::from_millis(10))).expect("timeout");
+        for probe in 0..1000u16 {
+            let mut frame = marked(0, 60);
+            frame[20..22].copy_from_slice(&probe.to_be_bytes());
+            self.send(&frame);
+            let mut buffer = [0; 60];
+            // The one just sent: those before it are then not on their way either.
+            if (&receiver).read(&mut buffer).is_ok() && buffer[20..22] == probe.to_be_bytes() {
+                return;
+            }
+        }
+        panic!("the link carries nothing");
     }
 
     /// Sends `frame` from v0 to v1.
@@ -91,12 +115,15 @@ pub(super) fn sender(link: &str) -> OwnedFd {
     socket
 }
 
-/// A thread in another namespace at the far end of `veth` (v1, 10.9.0.2); v0 is 10.9.0.1 here.
+/// Runs `near` here with v0 as 10.9.0.1, and `far` in a namespace where the other end of the cable
+/// is v1, 10.9.0.2; that namespace lives until both have returned.
 pub(super) fn with_peer(far: impl FnOnce() + Send, near: impl FnOnce()) {
-    let (say_tid, hear_tid) = mpsc::channel();
-    let (say_moved, hear_moved) = mpsc::channel();
-    let (say_up, hear_up) = mpsc::channel();
     thread::scope(|scope| {
+        // Made in here: a panic of this thread hangs up, which ends the peer, before the join.
+        let (say_tid, hear_tid) = mpsc::channel();
+        let (say_moved, hear_moved) = mpsc::channel();
+        let (say_up, hear_up) = mpsc::channel();
+        let (say_end, hear_end) = mpsc::channel::<()>();
         scope.spawn(move || {
             enter().expect("this thread's parent could");
             let thread = std::fs::read_link("/proc/thread-self").expect("procfs");
@@ -107,6 +134,7 @@ pub(super) fn with_peer(far: impl FnOnce() + Send, near: impl FnOnce()) {
             ip("link set v1 up");
             say_up.send(()).expect("the parent waits");
             far();
+            let _hung_up = hear_end.recv();
         });
         let tid = hear_tid.recv().expect("the peer's thread id");
         ip(&format!("link set v1 netns {tid}"));
@@ -114,6 +142,7 @@ pub(super) fn with_peer(far: impl FnOnce() + Send, near: impl FnOnce()) {
         say_moved.send(()).expect("the peer waits");
         hear_up.recv().expect("the peer is up");
         near();
+        drop(say_end);
     });
 }
 
