@@ -20,6 +20,10 @@
 mod block;
 mod geometry;
 mod ring;
+#[cfg(test)]
+mod testnet;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::io;
