@@ -105,6 +105,11 @@ impl fmt::Display for Report {
                 row.what, row.sent, row.sensor, row.missing, row.doubled, row.unexpected
             )?;
         }
+        writeln!(
+            f,
+            "of no kind above (ARP, neighbour discovery, ...): {} sent, {} at the sensor",
+            self.other_sent, self.other_sensor
+        )?;
         for row in &self.rows {
             for example in &row.examples {
                 writeln!(f, "  {}: {example}", row.what)?;

@@ -110,6 +110,8 @@ fn config(sensors: &[SensorTarget]) -> ControlConfig {
         sensors: sensors.to_vec(),
         encoding: Encoding::Stream,
         datagram_bytes: 1472,
+        snaplen: crate::rpcap::MAX_SNAPLEN,
+        addresses: crate::control::SensorAddresses::default(),
         null_auth: true,
         preselected: None,
         timing: quick(),
