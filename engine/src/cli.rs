@@ -36,7 +36,9 @@ fn command() -> Command {
         .about("Send capture files through the tap's pipeline, to a file or a sensor");
     Command::new("podtap")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("A packet tap for Kubernetes nodes: every packet once, to a network sensor, by RPCAP")
+        .about(
+            "A packet tap for Kubernetes nodes: every packet once, to a network sensor, by RPCAP",
+        )
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(Settings::declare(run).arg(print_config()))

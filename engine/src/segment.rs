@@ -13,8 +13,8 @@
 //! What cannot be cut (a kind that is not known here, headers that contradict themselves, a frame
 //! that was not captured whole) stays whole; the caller counts it.
 
-use crate::frame::{internet_checksum, Frame, Offload};
-use crate::wire::{protocol, Headers, Network};
+use crate::frame::{Frame, Offload, internet_checksum};
+use crate::wire::{Headers, Network, protocol};
 
 /// `gso_type` values of `virtio_net_hdr` (linux/virtio_net.h).
 mod gso {
@@ -60,12 +60,8 @@ impl Cutter {
             fix_headers(&mut self.segment, headers, place);
             let end = self.segment.len();
             let wire_len = u32::try_from(end).expect("a segment has 64 KiB at most");
-            let segment = Frame {
-                data: &self.segment,
-                wire_len,
-                offload: Offload::default(),
-                ..*frame
-            };
+            let segment =
+                Frame { data: &self.segment, wire_len, offload: Offload::default(), ..*frame };
             each(&segment, &Headers { end, ..*headers });
         }
         true
@@ -266,7 +262,10 @@ mod tests {
         assert_eq!(lens, [142, 142, 92]);
         for segment in &cut {
             assert_eq!(residue(segment), 0);
-            assert_eq!(usize::from(segment[39]) + usize::from(segment[38]) * 256, segment.len() - 34);
+            assert_eq!(
+                usize::from(segment[39]) + usize::from(segment[38]) * 256,
+                segment.len() - 34
+            );
         }
     }
 

@@ -49,7 +49,9 @@ pub enum StartError {
     #[error("no sensor: give --sensor (or EXTRAHOP_SENSOR_IP) an address")]
     NoSensor,
     /// A capability is missing.
-    #[error("{capability} is missing, which is needed {purpose}: run as root, or add it to the container's capabilities")]
+    #[error(
+        "{capability} is missing, which is needed {purpose}: run as root, or add it to the container's capabilities"
+    )]
     Privilege {
         /// Its name.
         capability: &'static str,
@@ -213,7 +215,8 @@ impl Tap {
             .map(|_| Waker::new())
             .collect::<io::Result<Vec<_>>>()
             .map_err(system("creating an eventfd"))?;
-        let sensors = config.sensors.iter().map(|target| Arc::new(SensorStats::new(target.to_string())));
+        let sensors =
+            config.sensors.iter().map(|target| Arc::new(SensorStats::new(target.to_string())));
         let sessions = Sessions::counting(wakers.clone(), sensors.collect());
         let rules = Rules::new(config.policy.clone(), view, config.numeric_sensors());
         let monitor = follow_network(config.interfaces.clone(), &rules, &wakers)?;
@@ -244,14 +247,25 @@ impl Tap {
         let metrics = config.metrics.map(|address| {
             Server::start(address, exported(&sessions, &stats, histograms, &control))
         });
-        let metrics = metrics.transpose().map_err(|error| refused("--metrics", crate::error_chain(&error)))?;
+        let metrics = metrics
+            .transpose()
+            .map_err(|error| refused("--metrics", crate::error_chain(&error)))?;
         tracing::info!(
             workers = count,
             ring_bytes = geometry.ring_bytes(),
             dedup_bytes = table.memory(),
             "capturing with af-packet (TPACKET_V3)"
         );
-        Ok(Self { workers, wakers, life, control, _monitor: monitor, _metrics: metrics, stats, sessions })
+        Ok(Self {
+            workers,
+            wakers,
+            life,
+            control,
+            _monitor: monitor,
+            _metrics: metrics,
+            stats,
+            sessions,
+        })
     }
 
     fn stop(self) {

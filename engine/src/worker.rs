@@ -9,8 +9,8 @@
 //! sleeps in `Source::wait` and is woken by frames, by control, or after [`IDLE`] at the latest,
 //! so that its heartbeat moves.
 
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::classify::Classifier;
@@ -133,8 +133,9 @@ impl Worker {
         if sessions_changed {
             let list = Arc::clone(self.sessions.get());
             // Dropping a packer flushes it.
-            self.outlets
-                .retain(|outlet| list.iter().any(|session| session.id == outlet.packer.session().id));
+            self.outlets.retain(|outlet| {
+                list.iter().any(|session| session.id == outlet.packer.session().id)
+            });
             for session in list.iter() {
                 if !self.outlets.iter().any(|outlet| outlet.packer.session().id == session.id) {
                     let packer = Packer::new(Arc::clone(session));
@@ -178,9 +179,10 @@ impl Worker {
         for frame in batch.frames() {
             histograms.record(Stage::Ring, wall_ns.saturating_sub(frame.timestamp_ns));
             pipeline.admit(classifier, &frame, |packet, verdict| {
-                let verdict = verdict.and_then(|()| {
-                    if outlets.is_empty() { Err(DropReason::NoSession) } else { Ok(()) }
-                });
+                let verdict = match verdict {
+                    Ok(()) if outlets.is_empty() => Err(DropReason::NoSession),
+                    verdict => verdict,
+                };
                 tally.count(packet, verdict);
                 for Outlet { packer, only } in outlets.iter_mut() {
                     let wanted = match only {
@@ -206,9 +208,11 @@ impl Worker {
 
     fn sleep<S: Source>(&mut self, source: &mut S) {
         let flush_ns = self.context.flush_ns;
-        let due = self.outlets.iter().filter_map(|outlet| outlet.packer.deadline_ns(flush_ns)).min();
+        let due =
+            self.outlets.iter().filter_map(|outlet| outlet.packer.deadline_ns(flush_ns)).min();
         let now = self.now_ns();
-        let timeout = due.map_or(IDLE, |due| IDLE.min(Duration::from_nanos(due.saturating_sub(now))));
+        let timeout =
+            due.map_or(IDLE, |due| IDLE.min(Duration::from_nanos(due.saturating_sub(now))));
         if let Err(error) = source.wait(timeout) {
             tracing::error!(%error, "waiting for frames failed");
             std::thread::sleep(IDLE);

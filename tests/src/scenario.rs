@@ -105,12 +105,13 @@ pub fn run(
     }
     let file = sensor.file.clone();
     let summary = sensor.stop()?;
-    let ring_lost = settle_accounts(&accounts, &summary)
-        .map_err(|detail| LabError::Unexpected { what: "the accounting identity".into(), detail })?;
+    let ring_lost = settle_accounts(&accounts, &summary).map_err(|detail| {
+        LabError::Unexpected { what: "the accounting identity".into(), detail }
+    })?;
     say("comparing what the pods sent with what the sensor got");
-    let report = comparison(&lab, &services)
-        .files(&truth, &file)
-        .map_err(|error| LabError::Unexpected { what: "comparing".into(), detail: error.to_string() })?;
+    let report = comparison(&lab, &services).files(&truth, &file).map_err(|error| {
+        LabError::Unexpected { what: "comparing".into(), detail: error.to_string() }
+    })?;
     Ok(Outcome { report, accounts, summary, ring_lost, file })
 }
 

@@ -247,7 +247,11 @@ pub fn check_account(account: &Value) -> Result<(), String> {
     let (frames, lost) = (count(account, "/ring/frames")?, count(account, "/ring/dropped")?);
     let malformed = count(account, "/ring/malformed")?;
     let cut = count(account, "/segments_cut")?;
-    equal("ring frames + cut = received + lost + malformed", frames + cut, received + lost + malformed)?;
+    equal(
+        "ring frames + cut = received + lost + malformed",
+        frames + cut,
+        received + lost + malformed,
+    )?;
     let sensors = account.pointer("/sensors").and_then(Value::as_array).ok_or("no sensors")?;
     for sensor in sensors {
         let (offered, sent) = (count(sensor, "/offered")?, count(sensor, "/sent")?);
@@ -270,9 +274,12 @@ pub fn settle_accounts(accounts: &[Value], summary: &Value) -> Result<u64, Strin
         ring_lost += count(account, "/ring/dropped")?;
         sent += count(account, "/sensors/0/sent")?;
     }
-    let (packets, lost) = (count(summary, "/totals/packets")?, count(summary, "/totals/lost_packets")?);
+    let (packets, lost) =
+        (count(summary, "/totals/packets")?, count(summary, "/totals/lost_packets")?);
     if sent != packets + lost {
-        return Err(format!("sent {sent}, the sensor counted {packets} and lost {lost}: {summary}"));
+        return Err(format!(
+            "sent {sent}, the sensor counted {packets} and lost {lost}: {summary}"
+        ));
     }
     Ok(ring_lost)
 }
@@ -294,8 +301,13 @@ mod tests {
     fn an_account_that_adds_up_is_accepted_and_no_other() {
         check_account(&account()).unwrap();
         for (path, value) in [
-            ("/received", 11), ("/admitted", 7), ("/dropped/a", 2), ("/ring/frames", 8),
-            ("/ring/dropped", 2), ("/segments_cut", 0), ("/sensors/0/sent", 6),
+            ("/received", 11),
+            ("/admitted", 7),
+            ("/dropped/a", 2),
+            ("/ring/frames", 8),
+            ("/ring/dropped", 2),
+            ("/segments_cut", 0),
+            ("/sensors/0/sent", 6),
         ] {
             let mut wrong = account();
             *wrong.pointer_mut(path).unwrap() = value.into();
@@ -305,7 +317,8 @@ mod tests {
 
     #[test]
     fn what_was_sent_is_counted_or_lost() {
-        let summary = |packets: u64, lost: u64| json!({"totals": {"packets": packets, "lost_packets": lost}});
+        let summary =
+            |packets: u64, lost: u64| json!({"totals": {"packets": packets, "lost_packets": lost}});
         assert_eq!(settle_accounts(&[account()], &summary(4, 1)), Ok(1));
         settle_accounts(&[account()], &summary(4, 0)).unwrap_err();
     }

@@ -13,7 +13,7 @@
 use super::{Classifier, Election};
 use crate::bpf::{Alu, Ancillary, Assembler, Condition, Label, Operand, Program, Size, Target};
 use crate::net::Role;
-use crate::wire::{ethertype, protocol, PrefixSet};
+use crate::wire::{PrefixSet, ethertype, protocol};
 
 const ARPHRD_ETHER: u32 = 1;
 const PACKET_OUTGOING: u32 = 4;

@@ -228,8 +228,14 @@ fn classifiers() -> Vec<Classifier> {
 }
 
 const V4: [&str; 8] = [
-    "10.0.1.10", "10.0.1.101", "10.0.2.101", "10.0.200.7", "172.20.0.10", "172.20.0.99",
-    "203.0.113.10", "10.0.250.10",
+    "10.0.1.10",
+    "10.0.1.101",
+    "10.0.2.101",
+    "10.0.200.7",
+    "172.20.0.10",
+    "172.20.0.99",
+    "203.0.113.10",
+    "10.0.250.10",
 ];
 const V6: [&str; 4] = ["fd00:1::101", "fd00:2::101", "2001:db8::1", "fd00:fa::10"];
 
@@ -241,7 +247,10 @@ fn any_packet() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
     ];
     let port = prop_oneof![Just(2003u16), Just(4789), Just(80), any::<u16>()];
     let payload = prop_oneof![
-        Just(vec![0, 110, 0, 8]), Just(vec![0, 7, 0, 0, 1]), Just(vec![]), Just(vec![0]),
+        Just(vec![0, 110, 0, 8]),
+        Just(vec![0, 7, 0, 0, 1]),
+        Just(vec![]),
+        Just(vec![0]),
         proptest::collection::vec(any::<u8>(), 0..20),
     ];
     (addresses, (port.clone(), port), payload, 0..4u8).prop_map(|((a, b), ports, payload, kind)| {
@@ -296,9 +305,9 @@ fn an_interface_captured_whole_passes_the_filter() {
 #[test]
 fn too_many_prefixes_are_left_to_user_space() {
     let mut crowded = view();
-    crowded.local.extend((0..5000u32).map(|n| {
-        IpNet::from(IpAddr::from(std::net::Ipv4Addr::from(0x0a01_0000 + n)))
-    }));
+    crowded.local.extend(
+        (0..5000u32).map(|n| IpNet::from(IpAddr::from(std::net::Ipv4Addr::from(0x0a01_0000 + n)))),
+    );
     let c = Classifier::new(&policy(), &crowded, &[]);
     let covered = udp("10.0.2.101", "10.0.1.101", (53, 1000), b"x");
     assert_ne!(c.filter(&[]).run(&at(&covered, UPLINK, In)), 0);

@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-pub use settings::{Origin, Setting, Settings, SETTINGS};
+pub use settings::{Origin, SETTINGS, Setting, Settings};
 pub use values::parse_bytes;
 
 use crate::classify::{Election, Policy};
@@ -81,9 +81,8 @@ impl Config {
     /// The first that cannot be used.
     pub fn new(settings: &Settings) -> Result<Self, ConfigError> {
         let with = |flag: &'static str| Field { settings, flag };
-        let interfaces = with("interface").parse(|text| {
-            InterfaceSelection::parse(text).map_err(|error| error.to_string())
-        })?;
+        let interfaces = with("interface")
+            .parse(|text| InterfaceSelection::parse(text).map_err(|error| error.to_string()))?;
         let port = with("port").parse(|text| number(text, 1..=65_535))?;
         let sensors = with("sensor").parse(|text| sensors(text, port))?;
         let podnet = with("podnet").parse(prefixes)?;
@@ -171,7 +170,8 @@ impl Field<'_> {
 }
 
 fn sensors(text: &str, default_port: u16) -> Result<Vec<SensorTarget>, String> {
-    let sensors = list(text).map(|entry| sensor(entry, default_port)).collect::<Result<Vec<_>, _>>()?;
+    let sensors =
+        list(text).map(|entry| sensor(entry, default_port)).collect::<Result<Vec<_>, _>>()?;
     let distinct: BTreeSet<_> = sensors.iter().map(|s| (s.host.as_str(), s.port)).collect();
     if distinct.len() != sensors.len() {
         return Err(format!("{text:?} names a sensor twice: it would get every packet twice"));
@@ -241,8 +241,13 @@ mod tests {
 
     #[test]
     fn sensors_take_the_common_port_or_their_own() {
-        let config = config(&["--sensor", "10.0.0.1, fd00::1,probe.example:99,[fd00::2]:98", "--port", "2010"])
-            .unwrap();
+        let config = config(&[
+            "--sensor",
+            "10.0.0.1, fd00::1,probe.example:99,[fd00::2]:98",
+            "--port",
+            "2010",
+        ])
+        .unwrap();
         let sensors: Vec<_> = config.sensors.iter().map(|s| (s.host.as_str(), s.port)).collect();
         assert_eq!(
             sensors,
@@ -256,12 +261,21 @@ mod tests {
     fn each_wrong_value_is_named_with_its_flag_and_what_would_do() {
         for (args, expected) in [
             (&["--podnet", "10.0.0.0/33"][..], "--podnet: \"10.0.0.0/33\" is not a prefix"),
-            (&["--podnet", "10.0.1.0/16"], "--podnet: \"10.0.1.0/16\" has bits behind its prefix length: 10.0.0.0/16?"),
-            (&["--podnet", "10.0.0.0/8", "--svcnet", "10.9.0.0/16"], "--svcnet: 10.9.0.0/16 overlaps PODNET 10.0.0.0/8"),
+            (
+                &["--podnet", "10.0.1.0/16"],
+                "--podnet: \"10.0.1.0/16\" has bits behind its prefix length: 10.0.0.0/16?",
+            ),
+            (
+                &["--podnet", "10.0.0.0/8", "--svcnet", "10.9.0.0/16"],
+                "--svcnet: 10.9.0.0/16 overlaps PODNET 10.0.0.0/8",
+            ),
             (&["--port", "0"], "--port: \"0\" is not a number from 1 to 65535"),
             (&["--sensor", "10.0.0.300"], "--sensor: \"10.0.0.300\" is neither"),
             (&["--sensor", "a b"], "--sensor: \"a b\" is neither"),
-            (&["--sensor", "10.0.0.1,10.0.0.1"], "--sensor: \"10.0.0.1,10.0.0.1\" names a sensor twice"),
+            (
+                &["--sensor", "10.0.0.1,10.0.0.1"],
+                "--sensor: \"10.0.0.1,10.0.0.1\" names a sensor twice",
+            ),
             (&["--dedup-memory", "1K"], "--dedup-memory: 1024 bytes of dedup memory are too few"),
             (&["--dedup-memory", "lots"], "--dedup-memory: \"lots\" is not a number of bytes"),
             (&["--workers", "0"], "--workers: \"0\" is not a number from 1 to 1024"),
@@ -269,7 +283,10 @@ mod tests {
             (&["--election", "x"], "--election: \"x\" is neither"),
             (&["--capture", "x"], "--capture: \"x\" is neither"),
             (&["--metrics", "9100"], "--metrics: \"9100\" is not an address with a port"),
-            (&["--datagram-bytes", "70000"], "--datagram-bytes: \"70000\" is not a number from 128 to 65507"),
+            (
+                &["--datagram-bytes", "70000"],
+                "--datagram-bytes: \"70000\" is not a number from 128 to 65507",
+            ),
         ] {
             let text = refused(args);
             assert!(text.starts_with(expected), "{args:?}: {text}");

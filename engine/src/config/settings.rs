@@ -41,7 +41,12 @@ const fn with_reference(setting: Setting, reference: &'static str) -> Setting {
 /// All of them, in the order of the help.
 pub const SETTINGS: &[Setting] = &[
     with_reference(
-        setting("sensor", "LIST", "", "Sensors to connect to (active mode): addresses or names, each with :PORT if not --port; each gets every packet"),
+        setting(
+            "sensor",
+            "LIST",
+            "",
+            "Sensors to connect to (active mode): addresses or names, each with :PORT if not --port; each gets every packet",
+        ),
         "EXTRAHOP_SENSOR_IP",
     ),
     with_reference(
@@ -49,27 +54,77 @@ pub const SETTINGS: &[Setting] = &[
         "RPCAPD_TARGET_PORT",
     ),
     with_reference(
-        setting("interface", "LIST", "any-eth", "Interfaces to tap: any-eth (every Ethernet interface, as they come and go), or names and globs"),
+        setting(
+            "interface",
+            "LIST",
+            "any-eth",
+            "Interfaces to tap: any-eth (every Ethernet interface, as they come and go), or names and globs",
+        ),
         "INTERFACE",
     ),
     with_reference(setting("podnet", "LIST", "", "Pod prefixes (CIDR), IPv4 and IPv6"), "PODNET"),
     with_reference(
-        setting("svcnet", "LIST", "", "Service prefixes (CIDR): copies with a service address are skipped for their translated twins"),
+        setting(
+            "svcnet",
+            "LIST",
+            "",
+            "Service prefixes (CIDR): copies with a service address are skipped for their translated twins",
+        ),
         "SVCNET",
     ),
-    setting("tapped-net", "LIST", "", "Prefixes whose addresses all belong to nodes that run a tap: what arrives from them is the sender's node's to report"),
+    setting(
+        "tapped-net",
+        "LIST",
+        "",
+        "Prefixes whose addresses all belong to nodes that run a tap: what arrives from them is the sender's node's to report",
+    ),
     setting("untapped-net", "LIST", "", "Exceptions to --tapped-net"),
-    setting("election", "RULE", "source", "Who reports a packet: source (the sender's node) or none (every node; only copies within the node are removed)"),
+    setting(
+        "election",
+        "RULE",
+        "source",
+        "Who reports a packet: source (the sender's node) or none (every node; only copies within the node are removed)",
+    ),
     setting("capture", "RING", "auto", "Ring: auto or af-packet (TPACKET_V3)"),
-    setting("encoding", "FORM", "stream", "UDP form: stream (many packets a datagram, type 110) or plain (one packet a datagram, type 7)"),
+    setting(
+        "encoding",
+        "FORM",
+        "stream",
+        "UDP form: stream (many packets a datagram, type 110) or plain (one packet a datagram, type 7)",
+    ),
     setting("datagram-bytes", "N", "1472", "Most bytes of UDP payload a datagram, stream form"),
     setting("flush-us", "N", "1000", "Longest time that a partial datagram waits, microseconds"),
-    setting("dedup-window-ms", "N", "100", "How long one packet may take through this host, milliseconds"),
-    setting("dedup-memory", "BYTES", "16M", "Memory of the table that finds copies; the power of two below is used"),
-    setting("workers", "N", "auto", "Worker threads, each pinned to a CPU; auto is one for each CPU that the process may use"),
-    setting("snaplen", "N", "262144", "Most bytes of a frame that are sent; the sensor may ask for fewer"),
+    setting(
+        "dedup-window-ms",
+        "N",
+        "100",
+        "How long one packet may take through this host, milliseconds",
+    ),
+    setting(
+        "dedup-memory",
+        "BYTES",
+        "16M",
+        "Memory of the table that finds copies; the power of two below is used",
+    ),
+    setting(
+        "workers",
+        "N",
+        "auto",
+        "Worker threads, each pinned to a CPU; auto is one for each CPU that the process may use",
+    ),
+    setting(
+        "snaplen",
+        "N",
+        "262144",
+        "Most bytes of a frame that are sent; the sensor may ask for fewer",
+    ),
     setting("ring-memory", "BYTES", "64M", "Memory of the capture rings, all workers together"),
-    setting("block-timeout-ms", "N", "1", "How long the kernel keeps a partly filled block (tp_retire_blk_tov), milliseconds"),
+    setting(
+        "block-timeout-ms",
+        "N",
+        "1",
+        "How long the kernel keeps a partly filled block (tp_retire_blk_tov), milliseconds",
+    ),
     setting("metrics", "ADDR:PORT", "", "Serve /metrics, /livez and /readyz here"),
 ];
 
@@ -129,7 +184,9 @@ impl Settings {
             let names = [Some(setting.variable()), setting.reference.map(String::from)];
             let mut found = None;
             for name in names.into_iter().flatten() {
-                let Some(value) = variable(&name).filter(|value| !value.is_empty()) else { continue };
+                let Some(value) = variable(&name).filter(|value| !value.is_empty()) else {
+                    continue;
+                };
                 let text = value.into_string().map_err(|_not_utf8| super::ConfigError {
                     setting: name.clone(),
                     reason: "the value is not UTF-8".into(),
@@ -224,9 +281,13 @@ mod tests {
 
     #[test]
     fn what_is_printed_says_where_it_came_from() {
-        let settings = Settings::from_parts(&["--port", "7"], &[("SVCNET", "172.20.0.0/16")]).unwrap();
+        let settings =
+            Settings::from_parts(&["--port", "7"], &[("SVCNET", "172.20.0.0/16")]).unwrap();
         let text = settings.to_text();
         assert_eq!(text.lines().count(), SETTINGS.len());
-        assert!(text.contains("# command line") && text.contains("# environment, SVCNET"), "{text}");
+        assert!(
+            text.contains("# command line") && text.contains("# environment, SVCNET"),
+            "{text}"
+        );
     }
 }

@@ -50,9 +50,9 @@ fn prefix(entry: &str) -> Result<IpNet, String> {
     if let Ok(address) = entry.parse::<IpAddr>() {
         return Ok(address.into());
     }
-    let net: IpNet = entry
-        .parse()
-        .map_err(|_not_a_prefix| format!("{entry:?} is not a prefix, as in 10.0.0.0/16 or fd00::/56"))?;
+    let net: IpNet = entry.parse().map_err(|_not_a_prefix| {
+        format!("{entry:?} is not a prefix, as in 10.0.0.0/16 or fd00::/56")
+    })?;
     if net.trunc() != net {
         return Err(format!("{entry:?} has bits behind its prefix length: {}?", net.trunc()));
     }
@@ -65,7 +65,9 @@ mod tests {
 
     #[test]
     fn bytes_have_units() {
-        for (text, bytes) in [("0", 0), ("65536", 65_536), ("64K", 65_536), ("2 MiB", 2 << 20), ("1g", 1 << 30)] {
+        for (text, bytes) in
+            [("0", 0), ("65536", 65_536), ("64K", 65_536), ("2 MiB", 2 << 20), ("1g", 1 << 30)]
+        {
             assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
         }
         for text in ["", "K", "-1", "1.5M", "1T", "99999999999999999999", "99999999999G"] {

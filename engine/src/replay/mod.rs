@@ -140,7 +140,8 @@ pub fn run(args: &Args, config: &Config) -> Result<(), ReplayError> {
         (Some(path), true) => {
             let out = open_output(path)?;
             let written = to_file(&mut source, pipeline, &classifier, config.snaplen, out);
-            let summary = written.map_err(|source| ReplayError::Write { path: path.clone(), source })?;
+            let summary =
+                written.map_err(|source| ReplayError::Write { path: path.clone(), source })?;
             tracing::info!("{}", summary.to_text());
             return finish(source.error());
         }
@@ -168,8 +169,8 @@ fn open_output(path: &PathBuf) -> Result<Box<dyn Write>, ReplayError> {
     if path.as_os_str() == "-" {
         return Ok(Box::new(io::stdout()));
     }
-    let file = File::create(path)
-        .map_err(|source| ReplayError::Write { path: path.clone(), source })?;
+    let file =
+        File::create(path).map_err(|source| ReplayError::Write { path: path.clone(), source })?;
     Ok(Box::new(file))
 }
 

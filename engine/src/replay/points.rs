@@ -22,9 +22,10 @@ impl Points {
     pub(super) fn new(args: &Args) -> Result<Self, ReplayError> {
         let uplinks = match args.uplink.trim() {
             "" => None,
-            list => Some(InterfaceSelection::parse(list).map_err(|error| {
-                ReplayError::Usage(format!("--uplink: {error}"))
-            })?),
+            list => Some(
+                InterfaceSelection::parse(list)
+                    .map_err(|error| ReplayError::Usage(format!("--uplink: {error}")))?,
+            ),
         };
         let mut inputs = Vec::new();
         let mut links = HashMap::<String, u32>::new();
@@ -62,7 +63,8 @@ impl Points {
 }
 
 fn parse(text: &str) -> Result<(&str, Direction, &str), ReplayError> {
-    let refusal = || ReplayError::Usage(format!("--point: {text:?} is not IFACE:in=FILE or IFACE:out=FILE"));
+    let refusal =
+        || ReplayError::Usage(format!("--point: {text:?} is not IFACE:in=FILE or IFACE:out=FILE"));
     let (place, path) = text.split_once('=').ok_or_else(refusal)?;
     let (name, direction) = place.rsplit_once(':').ok_or_else(refusal)?;
     let direction = match direction {

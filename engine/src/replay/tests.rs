@@ -39,8 +39,7 @@ fn try_replay(args: &Args, settings: &[&str]) -> Result<(Summary, Vec<u8>), File
     let table = Arc::new(Table::new(config.dedup_memory, config.dedup_window_ns).unwrap());
     let pipeline = Pipeline::new(table, Fingerprinter::new(SEED));
     let mut out = Vec::new();
-    let summary =
-        to_file(&mut source, pipeline, &classifier, config.snaplen, &mut out).unwrap();
+    let summary = to_file(&mut source, pipeline, &classifier, config.snaplen, &mut out).unwrap();
     Ok((summary, out))
 }
 
@@ -72,10 +71,8 @@ fn two_points_of_one_node_give_each_packet_once_and_the_same_bytes_again() {
     left.push((at(501), packet(POD, 63, 999, 77)));
     capture(&pod, &sent);
     capture(&uplink, &left);
-    let args = args(vec![
-        format!("vethA:in={}", pod.display()),
-        format!("eth0:out={}", uplink.display()),
-    ]);
+    let args =
+        args(vec![format!("vethA:in={}", pod.display()), format!("eth0:out={}", uplink.display())]);
     let (summary, bytes) = replay(&args, &["--tapped-net", "10.0.0.0/16"]);
     assert_eq!((summary.received, summary.reported), (1002, 501));
     assert_eq!(summary.dropped[DropReason::Duplicate as usize], 500);

@@ -50,9 +50,8 @@ pub(super) fn run(
         received: u32::try_from(seen.received.get() & 0xffff_ffff).expect("masked"),
         ..Stats::default()
     };
-    let control =
-        Control::start(control, Arc::clone(&sessions), Shared::new(view), capture_stats)
-            .map_err(system)?;
+    let control = Control::start(control, Arc::clone(&sessions), Shared::new(view), capture_stats)
+        .map_err(system)?;
     wait_for_captures(args, config, &sessions, &control)?;
     let context = worker::Context {
         index: 0,

@@ -131,12 +131,11 @@ impl Run {
         });
         let last = self.ends.len() - usize::from(self.open.is_none());
         self.frames.push(FrameMark { number_at, first, last, caplen });
-        if let Some(start) = self.open {
-            if self.bytes.len() - start
+        if let Some(start) = self.open
+            && self.bytes.len() - start
                 > self.datagram_bytes - (PACKET_HEADER_BYTES + STREAM_HEADER_BYTES)
-            {
-                self.finish();
-            }
+        {
+            self.finish();
         }
     }
 

@@ -59,6 +59,9 @@ pub struct PrefixSet {
     lengths: Vec<(u128, Vec<u128>)>,
 }
 
+/// Networks, each with its mask.
+pub type Networks<T> = Vec<(T, T)>;
+
 /// Lists up to this long are searched from front to back, which beats halving.
 const LINEAR: usize = 8;
 
@@ -111,7 +114,7 @@ impl PrefixSet {
 
     /// The IPv4 prefixes as (network, mask), then the IPv6 ones, for the kernel's filter.
     #[must_use]
-    pub fn split(&self) -> (Vec<(u32, u32)>, Vec<(u128, u128)>) {
+    pub fn split(&self) -> (Networks<u32>, Networks<u128>) {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (mask, networks) in &self.lengths {
             for network in networks {

@@ -26,7 +26,9 @@ fn main() -> ExitCode {
 
 fn show(outcome: &Outcome) -> ExitCode {
     let Outcome { report, accounts, ring_lost, file, summary } = outcome;
-    println!("\nPackets, as they left the pods and as they reached the sensor (rows of spec/exactly-once.md):\n");
+    println!(
+        "\nPackets, as they left the pods and as they reached the sensor (rows of spec/exactly-once.md):\n"
+    );
     println!("{report}");
     for (account, node) in accounts.iter().zip(1..) {
         println!(
@@ -40,7 +42,9 @@ fn show(outcome: &Outcome) -> ExitCode {
         "lost between taps and sensor: {} packets in {} datagrams ({} of them at the sensor's socket)",
         totals["lost_packets"], totals["lost_datagrams"], totals["socket_drops"]
     );
-    println!("\nNot shown here: rows 8-13, 15, 18-26 and 28-30 (NodePort, SNAT, fragments, overlays, trunks, ...).");
+    println!(
+        "\nNot shown here: rows 8-13, 15, 18-26 and 28-30 (NodePort, SNAT, fragments, overlays, trunks, ...)."
+    );
     println!("\nThe sensor's file: {}\n  tshark -r {0}", file.display());
     if report.is_exact() {
         println!("\nevery packet once: yes");
