@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Nothing on the way of a frame allocates, locks, formats, logs or reads the clock. A worker
-//! sleeps in `Source::wait` and is woken by frames, by control, or after [`IDLE`] at the latest,
+//! sleeps in `Source::wait` and is woken by frames, by control, or after 100 ms at the latest,
 //! so that its heartbeat moves.
 
 use std::sync::Arc;

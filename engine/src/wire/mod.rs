@@ -12,7 +12,7 @@
 
 mod address;
 
-pub use address::{Address, PrefixSet};
+pub use address::{Address, Networks, PrefixSet};
 
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
