@@ -5,7 +5,7 @@
 //!                                                                       Sensor::stop -> Summary
 //! ```
 //!
-//! [`Account`] is what the tap says when it ends; [`settle_accounts`] holds it against the identity
+//! The account is what the tap says when it ends; [`settle_accounts`] holds it against the identity
 //! and against what the sensor counted.
 
 use crate::lab::{Host, LabError, Process};
