@@ -16,7 +16,8 @@ const DISCONNECTED: u32 = 0x20;
 /// How the reference marks the interface that its sensors have to open.
 const PRESELECTED: &str = ";preselected";
 
-/// The list, the preselected interface first and marked.
+/// The list, the preselected interface first and marked: `any-eth`, unless another was configured.
+/// Appliances look for the mark; only a configured one is the only one that opens.
 pub(super) fn interfaces(view: &View, preselected: Option<&str>) -> Vec<Interface> {
     let mut links: Vec<&Link> = view.links.values().filter(|link| link.is_tapped).collect();
     links.sort_by_key(|link| link.ifindex);
@@ -27,7 +28,8 @@ pub(super) fn interfaces(view: &View, preselected: Option<&str>) -> Vec<Interfac
         addresses: Vec::new(),
     };
     let mut list: Vec<_> = [any_eth].into_iter().chain(links.into_iter().map(describe)).collect();
-    if let Some(at) = list.iter().position(|entry| Some(&*entry.name) == preselected) {
+    let marked = preselected.unwrap_or(ANY_ETH);
+    if let Some(at) = list.iter().position(|entry| entry.name == marked) {
         let entry = &mut list[at];
         let space = if entry.description.is_empty() { "" } else { " " };
         entry.description = format!("{}{space}{PRESELECTED}", entry.description);
@@ -101,9 +103,7 @@ pub(super) mod tests {
         assert_eq!(names(&one), ["eth1", "any-eth", "eth0"]);
         assert_eq!(one[0].description, ";preselected");
 
-        let none = interfaces(&view, None);
-        assert_eq!(names(&none), ["any-eth", "eth0", "eth1"]);
-        assert!(none.iter().all(|entry| !entry.description.contains(PRESELECTED)));
+        assert_eq!(interfaces(&view, None), any, "appliances look for the mark");
     }
 
     #[test]

@@ -3,14 +3,13 @@
 //! ```text
 //! kernel --netlink, decode--> tables --roles--> View --> Shared<View> --> classify, control
 //!            (sockets)       (what is)  (what it means)
-//! select: which interfaces are tapped      listing: what FINDALLIF says of them
+//! select: which interfaces are tapped
 //! ```
 //!
 //! A [`View`] is a snapshot, never changed after it was built. [`Monitor`] keeps a new one coming
 //! within 100 ms of a change; [`snapshot`] takes a single one.
 
 mod decode;
-mod listing;
 mod monitor;
 mod netlink;
 mod roles;
