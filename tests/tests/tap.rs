@@ -46,10 +46,12 @@ mod tests {
         let mut sent = Vec::new();
         let mut replayed = 0;
         for file in &files {
-            // A link type that an Ethernet interface cannot carry is refused by tcpreplay.
+            // tcpreplay sends other link types' bytes as if they were Ethernet's, or refuses.
+            if !is_ethernet(file) {
+                continue;
+            }
             let Ok(counts) = tcpreplay(pod, "eth0", file, 5000) else { continue };
-            // What is not Ethernet has no bytes "after the link header" to compare.
-            let Ok(packets) = read(file) else { continue };
+            let packets = read(file).unwrap();
             let fits = |packet: &Packet| packet.data().len() <= 1500 && !packet.is_cut_short();
             let packets: Vec<_> = packets.into_iter().filter(fits).collect();
             if packets.len() as u64 == counts.sent {
@@ -193,6 +195,12 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(50));
             holds()
         })
+    }
+
+    fn is_ethernet(file: &Path) -> bool {
+        let args = ["-c", "1", "-w", "/dev/null", "-r"];
+        let output = Command::new("tcpdump").args(args).arg(file).output().unwrap();
+        String::from_utf8_lossy(&output.stderr).contains("link-type EN10MB")
     }
 
     fn captures() -> Option<Vec<PathBuf>> {
