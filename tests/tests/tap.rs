@@ -76,6 +76,8 @@ mod tests {
             .kind("replayed", |_packet| true)
             .run(&sent, &read(&file).unwrap());
         let row = report.row("replayed").unwrap();
+        // A busy machine may lose frames in a ring or at the sensor's socket: counted, so explained.
+        let lost = lost + summary["totals"]["lost_packets"].as_u64().unwrap();
         assert!(lost > 0 || row.missing == 0, "{report}");
         assert!(row.sent > 10_000, "{report}");
     }
