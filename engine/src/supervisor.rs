@@ -22,7 +22,7 @@ use signal_hook::iterator::Signals;
 
 use crate::classify::{Classifier, Policy};
 use crate::config::Config;
-use crate::control::{self, Control, ControlConfig, SensorAddresses, Timing};
+use crate::control::{self, Control, SensorAddresses};
 use crate::dedup::{Fingerprinter, Table};
 use crate::net::{InterfaceSelection, Monitor, RoleOverrides, View};
 use crate::pipeline::Pipeline;
@@ -350,16 +350,7 @@ fn start_control(
     let addresses = SensorAddresses::new(move |address| {
         rules.change(|(_view, sensors)| sensors.insert(address), &wakers);
     });
-    let control = ControlConfig {
-        sensors: config.sensors.clone(),
-        encoding: config.encoding,
-        datagram_bytes: config.datagram_bytes,
-        snaplen: config.snaplen,
-        null_auth: true,
-        preselected: None,
-        timing: Timing::default(),
-        addresses,
-    };
+    let control = config.control(addresses);
     let stats = stats.to_vec();
     let capture_stats = move || capture_stats(&stats);
     Control::start(control, Arc::clone(sessions), monitor.view.clone(), capture_stats)

@@ -20,7 +20,7 @@ pub use settings::{Origin, SETTINGS, Setting, Settings};
 pub use values::parse_bytes;
 
 use crate::classify::{Election, Policy};
-use crate::control::SensorTarget;
+use crate::control::{ControlConfig, SensorAddresses, SensorTarget, Timing};
 use crate::dedup;
 use crate::net::InterfaceSelection;
 use crate::rpcap::{MAX_SNAPLEN, MAX_UDP_PAYLOAD};
@@ -145,6 +145,21 @@ impl Config {
                 }),
             })?,
         })
+    }
+
+    /// What the control thread needs of it; `addresses` is told where the sensors are.
+    #[must_use]
+    pub fn control(&self, addresses: SensorAddresses) -> ControlConfig {
+        ControlConfig {
+            sensors: self.sensors.clone(),
+            encoding: self.encoding,
+            datagram_bytes: self.datagram_bytes,
+            snaplen: self.snaplen,
+            null_auth: true,
+            preselected: None,
+            timing: Timing::default(),
+            addresses,
+        }
     }
 
     /// The sensors' addresses that need no name server.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::{Args, ReplayError, Summary};
 use crate::classify::Classifier;
 use crate::config::Config;
-use crate::control::{Control, ControlConfig, SensorAddresses, Timing};
+use crate::control::{Control, SensorAddresses};
 use crate::net::View;
 use crate::pipeline::Pipeline;
 use crate::rpcap::{BpfInsn, Stats};
@@ -35,16 +35,7 @@ pub(super) fn run(
     let waker = Waker::new().map_err(system)?;
     let sessions = Sessions::new(vec![waker]);
     let stats = Arc::new(WorkerStats::default());
-    let control = ControlConfig {
-        sensors: config.sensors.clone(),
-        encoding: config.encoding,
-        datagram_bytes: config.datagram_bytes,
-        snaplen: config.snaplen,
-        null_auth: true,
-        preselected: None,
-        timing: Timing::default(),
-        addresses: SensorAddresses::default(),
-    };
+    let control = config.control(SensorAddresses::default());
     let seen = Arc::clone(&stats);
     let capture_stats = move || Stats {
         received: u32::try_from(seen.received.get() & 0xffff_ffff).expect("masked"),

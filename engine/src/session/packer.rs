@@ -43,7 +43,7 @@ impl Packer {
         &self.session
     }
 
-    /// Between batches: takes a new filter, publishes counts.
+    /// Before a batch: takes a new filter, if there is one.
     pub fn begin_batch(&mut self) {
         self.filter.refresh();
     }

@@ -54,7 +54,7 @@ pub(super) struct Run {
     /// End of each finished datagram.
     pub ends: Vec<usize>,
     pub frames: Vec<FrameMark>,
-    /// Kernel timestamp of nothing: when the first frame was offered, worker's clock, ns.
+    /// When the first frame was offered, worker's clock, ns.
     pub opened_ns: u64,
     encoding: Encoding,
     datagram_bytes: usize,
