@@ -73,6 +73,7 @@ enum Value {
     Sensor(fn(&SessionCounts) -> u64),
     SensorDrops,
     SensorSessions,
+    SensorDatagramSize,
     SensorStates,
     Latency,
     Build,
@@ -85,7 +86,7 @@ impl Metric {
         match self.source {
             Value::Worker(_) => &["worker"],
             Value::WorkerDrops => &["worker", "reason"],
-            Value::Sensor(_) | Value::SensorSessions => &["sensor"],
+            Value::Sensor(_) | Value::SensorSessions | Value::SensorDatagramSize => &["sensor"],
             Value::SensorDrops => &["sensor", "reason"],
             Value::SensorStates => &["sensor", "state"],
             Value::Latency => &["stage"],
@@ -109,7 +110,9 @@ impl Metric {
             Value::Worker(_) | Value::WorkerDrops | Value::Sensor(_) | Value::SensorDrops => {
                 MetricType::Counter
             }
-            Value::SensorSessions | Value::SensorStates => MetricType::Gauge,
+            Value::SensorSessions | Value::SensorDatagramSize | Value::SensorStates => {
+                MetricType::Gauge
+            }
             Value::Latency => MetricType::Histogram,
             Value::Build => MetricType::Info,
         }
@@ -199,7 +202,7 @@ pub const METRICS: &[Metric] = &[
     ),
     metric(
         "podtap_session_frames_sent_total",
-        "Frames whose every datagram the kernel took",
+        "Frames that the kernel took to the last byte",
         Value::Sensor(|counts| counts.sent),
     ),
     metric(
@@ -214,13 +217,33 @@ pub const METRICS: &[Metric] = &[
     ),
     metric(
         "podtap_session_datagrams_total",
-        "Datagrams that the kernel took",
+        "Datagrams, or messages over TCP, that the kernel took",
         Value::Sensor(|counts| counts.datagrams),
     ),
     metric(
         "podtap_session_datagram_bytes_total",
-        "UDP payload bytes of the datagrams that the kernel took",
+        "Payload bytes of the datagrams, or the messages over TCP, that the kernel took",
         Value::Sensor(|counts| counts.datagram_bytes),
+    ),
+    metric(
+        "podtap_session_datagram_size_lowered_total",
+        "Times that the path to the sensor was found to take smaller datagrams than it did, or than its route says",
+        Value::Sensor(|counts| counts.size_lowered),
+    ),
+    metric(
+        "podtap_session_datagrams_over_mtu_total",
+        "Plain datagrams that are larger than the path takes, so that they became IP fragments",
+        Value::Sensor(|counts| counts.datagrams_over_mtu),
+    ),
+    metric(
+        "podtap_session_frames_cut_total",
+        "Frames sent with fewer bytes than the sensor wants, so that they fit into a datagram",
+        Value::Sensor(|counts| counts.frames_cut),
+    ),
+    metric(
+        "podtap_sensor_datagram_bytes",
+        "Most UDP payload bytes of a datagram to the sensor as of now, 0 without a capture over UDP",
+        Value::SensorDatagramSize,
     ),
     metric("podtap_sensor_sessions", "Captures that run for the sensor", Value::SensorSessions),
     metric(
@@ -313,6 +336,11 @@ impl Collector for Exporter {
                             let labels = with(sensor, "reason", reason.label());
                             counter(&mut out, &labels, count)?;
                         }
+                    }
+                }
+                Value::SensorDatagramSize => {
+                    for (counts, _, _, sensor) in &sensors {
+                        gauge(&mut out, sensor.labels(), counts.datagram_size)?;
                     }
                 }
                 Value::SensorSessions => {
