@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use socket2::Socket;
 
-use crate::rpcap::{HEADER_BYTES, PACKET_HEADER_BYTES};
+use crate::rpcap::{HEADER_BYTES, MAX_UDP_PAYLOAD, PACKET_HEADER_BYTES};
 use crate::stats::{SessionDrop, SessionStats};
 use crate::sys::udp::{SendOutcome, allow_fragments, send_datagrams};
 
@@ -48,6 +48,15 @@ impl Datagrams {
         Ok(Self { socket, form, path, sequence: 0, number: 1, spare: Box::new(Run::new(form)) })
     }
 
+    /// What the first runs are packed for.
+    pub(super) fn size(&self, spec: &SessionSpec) -> usize {
+        match self.form {
+            Form::Stream => self.path.size(),
+            // Whatever the path takes.
+            Form::Plain | Form::Messages => spec.datagram_bytes.unwrap_or(MAX_UDP_PAYLOAD),
+        }
+    }
+
     /// Follows the path's changes, when that is due; `size` is what runs are packed for.
     pub(super) fn look(&mut self, now: Instant, size: &AtomicUsize, stats: &SessionStats) {
         if self.path.is_due(now) {
@@ -62,7 +71,6 @@ impl Datagrams {
         }
         let now = match self.form {
             Form::Stream => self.path.size(),
-            // Whatever the path takes.
             Form::Plain | Form::Messages => size.load(Ordering::Relaxed),
         };
         // Relaxed: a run that was packed for the old size is cut anew.

@@ -24,6 +24,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
@@ -41,6 +42,10 @@ use sampler::Sampler;
 
 /// Send buffer asked for, bytes: what the reference takes.
 const SEND_BUFFER: usize = 8 << 20;
+
+/// How long a client may take to read what waits for it when its capture was ended, if nobody
+/// decides before.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// UDP form of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,8 +190,17 @@ pub struct Sessions {
     wakers: Vec<Waker>,
     /// Each sensor's counts, over all its sessions.
     sensors: Vec<Arc<SensorStats>>,
-    /// Sessions that were taken out, until all is flushed or given up; with the generation.
-    ending: Mutex<Vec<(u64, Arc<Session>)>>,
+    /// Sessions that were taken out, until all is flushed or given up.
+    ending: Mutex<Vec<Ending>>,
+}
+
+/// A session that was taken out.
+#[derive(Debug)]
+struct Ending {
+    session: Arc<Session>,
+    /// Workers that have seen this have flushed what they held for it.
+    generation: u64,
+    since: Instant,
 }
 
 impl Sessions {
@@ -208,7 +222,7 @@ impl Sessions {
     #[must_use]
     pub fn sensors(&self) -> Vec<Arc<SensorStats>> {
         let mut ending = self.lock_ending();
-        ending.retain(|(generation, session)| {
+        ending.retain(|Ending { session, generation, .. }| {
             let is_over = self.is_seen(*generation) && session.pump() != Pump::Blocked;
             if is_over {
                 session.close();
@@ -245,7 +259,7 @@ impl Sessions {
             });
         });
         if let Some(session) = removed {
-            self.lock_ending().push((generation, session));
+            self.lock_ending().push(Ending { session, generation, since: Instant::now() });
             // Those that ended before, so that the list stays short with nobody reading.
             let _counts = self.sensors();
         }
@@ -269,20 +283,34 @@ impl Sessions {
     #[must_use]
     pub fn is_drained(&self, generation: u64) -> bool {
         let _counts = self.sensors();
-        self.is_seen(generation) && self.lock_ending().iter().all(|(at, _)| *at > generation)
+        self.is_seen(generation)
+            && self.lock_ending().iter().all(|ending| ending.generation > generation)
     }
 
     /// The time of the sessions that `generation` ended is over: what still waits is given up and
     /// counted.
     pub fn abandon(&self, generation: u64) {
-        for (at, session) in self.lock_ending().iter() {
-            if *at <= generation {
-                session.close();
+        for ending in self.lock_ending().iter() {
+            if ending.generation <= generation {
+                ending.session.close();
             }
         }
     }
 
-    fn lock_ending(&self) -> MutexGuard<'_, Vec<(u64, Arc<Session>)>> {
+    /// Goes on with sessions that nobody waits for, as those of a lost control connection, and
+    /// never waits itself.
+    pub fn tend(&self) {
+        let Ok(ending) = self.ending.try_lock() else { return };
+        for Ending { session, since, .. } in ending.iter() {
+            if since.elapsed() > ENDING {
+                session.close();
+            } else {
+                session.pump();
+            }
+        }
+    }
+
+    fn lock_ending(&self) -> MutexGuard<'_, Vec<Ending>> {
         self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -309,3 +337,6 @@ impl Sessions {
         self.list.load()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,7 +62,7 @@ impl Outbox {
         };
         let socket = Arc::new(socket);
         let datagrams = Datagrams::new(Arc::clone(&socket), form, spec)?;
-        let size = spec.datagram_bytes.unwrap_or(MAX_UDP_PAYLOAD);
+        let size = datagrams.size(spec);
         Ok(Self::new(socket, Link::Udp(Box::new(datagrams)), form, size))
     }
 
@@ -175,6 +175,9 @@ impl Outbox {
                 Pump::Idle
             }
             Link::Tcp(tcp) => {
+                if self.queue.is_empty() {
+                    tcp.check(stats);
+                }
                 tcp.resume(stats);
                 while let Some(mut run) = self.queue.pop() {
                     tcp.send(&mut run, stats);

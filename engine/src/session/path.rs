@@ -161,7 +161,13 @@ impl Path {
         };
         self.next_look = now + LOOK_PROBING;
         match probe.follow(&self.scout, now) {
-            Fate::UnderWay => self.probe = Some(probe),
+            Fate::UnderWay => {
+                if probe.next == now + PROBE_WAIT {
+                    // On loopback, the next look knows already.
+                    self.next_look = now;
+                }
+                self.probe = Some(probe);
+            }
             Fate::Arrived => self.size = probe.bytes,
             Fate::TooLarge => {
                 self.fits = self.route().unwrap_or(self.fits);

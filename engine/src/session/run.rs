@@ -396,6 +396,63 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn a_stream_that_is_cut_anew_anywhere_goes_on(
+            lens in proptest::collection::vec(0..9100usize, 1..20),
+            sizes in proptest::collection::vec(128..9000usize, 1..4),
+            places in proptest::collection::vec(0.0..1.0f64, 3),
+            first_size in 128..9000usize,
+        ) {
+            let mut run = limited(Form::Stream, first_size);
+            let mut packets = Vec::new();
+            for (n, len) in (5u32..).zip(&lens) {
+                if run.is_full() { break; }
+                let data: Vec<u8> = (0..*len).map(|i| u8::try_from((i * 3 + n as usize) & 255).unwrap()).collect();
+                run.push(&frame(&data).wire(usize::MAX));
+                packets.push((n, data));
+            }
+            run.finish();
+            run.stamp_packets(5);
+            run.stamp_datagrams(77);
+            let (mut sent, mut sequence) = (Vec::new(), 77u32);
+            let mut frames = 0;
+            for (size, place) in sizes.iter().zip(&places) {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in a list")]
+                let from = (place * run.ends.len() as f64) as usize;
+                sent.extend(datagrams(&run)[..from].iter().map(|d| d.to_vec()));
+                frames += run.frames.iter().filter(|mark| mark.last < from).count();
+                let mut smaller = limited(Form::Stream, *size);
+                smaller.recut(&run, from, |_mark| false);
+                sequence = sequence.wrapping_add(u32::try_from(from).unwrap());
+                smaller.stamp_datagrams(sequence);
+                prop_assert!(datagrams(&smaller).iter().all(|d| d.len() <= *size && d.len() > 8));
+                run = smaller;
+            }
+            sent.extend(datagrams(&run).iter().map(|d| d.to_vec()));
+            frames += run.frames.len();
+            let sent: Vec<&[u8]> = sent.iter().map(Vec::as_slice).collect();
+            prop_assert_eq!(decode(&sent, 77), packets.clone());
+            prop_assert_eq!(frames, packets.len(), "each is counted once");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_lost_its_beginning_is_left_out_when_the_rest_is_cut_anew() {
+        let mut run = limited(Form::Stream, 500);
+        for n in 0..3 {
+            run.push(&frame(&[n; 1000]).wire(usize::MAX));
+        }
+        run.finish();
+        run.stamp_packets(1);
+        let mut smaller = limited(Form::Stream, 300);
+        // Datagram 2 holds the end of the first frame and the beginning of the second.
+        assert_eq!((run.frames[0].last, run.frames[1].first), (2, 2));
+        smaller.recut(&run, 3, |mark| mark.first <= 2);
+        smaller.stamp_datagrams(3);
+        assert_eq!(decode(&datagrams(&smaller), 3), [(3, vec![2; 1000])]);
+    }
+
     #[test]
     fn small_packets_share_a_datagram() {
         let mut run = limited(Form::Stream, 1472);
