@@ -42,6 +42,8 @@ struct Verified {
     raw: Box<[BpfInsn]>,
     /// As we run them, one for one.
     ops: Box<[Op]>,
+    /// It asks whether a tag was moved out of the frame: see [`run`].
+    wants_tag_beside: bool,
 }
 
 impl Program {
@@ -53,7 +55,11 @@ impl Program {
     /// The first flaw that is found.
     pub fn new(instructions: &[BpfInsn]) -> Result<Self, Invalid> {
         let ops = verify::verify(instructions)?;
-        Ok(Self(Arc::new(Verified { raw: instructions.into(), ops })))
+        let wants_tag_beside = ops.iter().any(|op| {
+            use Ancillary::{VlanTag, VlanTagPresent, VlanTpid};
+            matches!(op, Op::LoadAncillary(VlanTag | VlanTagPresent | VlanTpid))
+        });
+        Ok(Self(Arc::new(Verified { raw: instructions.into(), ops, wants_tag_beside })))
     }
 
     /// A program that accepts every frame, whole.
@@ -70,7 +76,11 @@ impl Program {
 
     fn returning(k: u32) -> Self {
         let raw = BpfInsn { code: op::code::RET, jt: 0, jf: 0, k };
-        Self(Arc::new(Verified { raw: [raw].into(), ops: [Op::Return(k)].into() }))
+        Self(Arc::new(Verified {
+            raw: [raw].into(),
+            ops: [Op::Return(k)].into(),
+            wants_tag_beside: false,
+        }))
     }
 
     /// The instructions, as the kernel takes them.

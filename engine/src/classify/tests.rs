@@ -209,7 +209,7 @@ fn without_an_election_only_the_taps_own_traffic_goes() {
 
 /// Both verdicts on a frame: true = dropped.
 fn verdicts(c: &Classifier, filter: &crate::bpf::Program, frame: &Frame<'_>) -> (bool, bool) {
-    (filter.run(frame) == 0, ask(c, frame).is_err())
+    (filter.run_in_kernel(frame) == 0, ask(c, frame).is_err())
 }
 
 fn classifiers() -> Vec<Classifier> {
