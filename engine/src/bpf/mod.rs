@@ -3,7 +3,8 @@
 //! ```text
 //! sensor's filter --BpfInsn--> verify --> Program --> the kernel (raw instructions)
 //! our own rules --> assemble --BpfInsn--^     |-----> run (decoded): accepted bytes of a Frame
-//!                                             '-----> text: for logs and people
+//!                                             |-----> text: for logs and people
+//!                                             '-----> push: what the kernel may drop for it
 //! ```
 //!
 //! Attaching a program to a socket is `sys`' work; what a filter should say is the caller's.
@@ -14,6 +15,7 @@ mod layout;
 mod op;
 #[cfg(test)]
 mod oracle;
+pub mod push;
 mod run;
 mod text;
 mod verify;
