@@ -14,7 +14,7 @@ mod assemble;
 mod layout;
 mod op;
 #[cfg(test)]
-mod oracle;
+pub(crate) mod oracle;
 pub mod push;
 mod run;
 mod text;

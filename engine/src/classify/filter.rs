@@ -12,6 +12,8 @@
 //! 4096 instructions, the costly parts are left to user space.
 
 mod sensors;
+#[cfg(test)]
+mod tests;
 
 use super::{Classifier, Election};
 use crate::bpf::{Alu, Ancillary, Assembler, Condition, Label, Operand, Program, Size, Target};

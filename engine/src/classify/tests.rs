@@ -8,7 +8,7 @@ use crate::wire::ethertype;
 const UPLINK: u32 = 2;
 const POD: u32 = 10;
 
-fn link(ifindex: u32, role: Role, kind: &str) -> (u32, Link) {
+pub(super) fn link(ifindex: u32, role: Role, kind: &str) -> (u32, Link) {
     let link = Link {
         ifindex,
         name: format!("if{ifindex}"),

@@ -17,10 +17,15 @@ use super::{Ends, Family};
 use crate::wire::ethertype;
 
 /// More open tests than this many walks can decide: too much for the kernel to be worth it.
-const MAX_WALKS: usize = 64;
+const MAX_WALKS: usize = 16;
+/// Workers do this between two batches, so it must not take long, whatever a client sends.
+const MAX_PROGRAM: usize = 512;
 
 /// The versions of a program; `None` if there are too many.
 pub(super) fn versions(program: &Verified, family: Family, ends: Ends) -> Option<Vec<Normal>> {
+    if program.ops.len() > MAX_PROGRAM {
+        return None;
+    }
     let mut found = Vec::new();
     // What is decided so far: instruction, whether its condition holds.
     let mut open = vec![Vec::new()];

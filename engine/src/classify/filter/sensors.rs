@@ -19,7 +19,7 @@ use crate::net::Role;
 use crate::wire::{PrefixSet, ethertype, protocol};
 
 /// With more addresses of its own than these a node's translations are not followed.
-const MAX_OWN: usize = 64;
+const MAX_OWN: usize = 16;
 /// Bytes that every frame has which the sensors' part looks at.
 const LEAST: u32 = 54;
 
