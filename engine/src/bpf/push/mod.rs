@@ -20,12 +20,12 @@
 //!    and no copy that the filter accepts. Leaving all of them out changes no report: what dedup
 //!    sees of other packets is what it saw, and of this one nobody wanted any. What gets through
 //!    all the same (another point's frame that the filter's writer let pass) is refused there.
-//! 2. An address differs where a node put its own in, at an uplink. Such copies ([`Translated`]
-//!    of dedup) always pass. If one is the first (a reply, a node port), it is reported or refused
-//!    as ever, and that the later copy is missing changes nothing. If it is the second, the
-//!    first one entered the host elsewhere: there the filter is asked a second time, with each of
-//!    the node's addresses as the source and any port ([`Ends::From`]), so that the copy which
-//!    dedup would report first is there to be reported - or refused - first.
+//! 2. An address differs where a node puts its own in, at an uplink: dedup's [`Translated`]. What
+//!    comes in with it (a reply, a node port) always passes, so that the first copy, this one, is
+//!    there to be reported or refused; that a later one is missing changes nothing. Of what goes
+//!    out with it, the first copy entered the host elsewhere: there the filter is asked a second
+//!    time, with each of the node's addresses as the source and any port ([`Ends::From`]), so
+//!    that again the first copy is there if the filter wants the second.
 //! 3. A copy may have a tag where another has none. A node that can add or remove tags gets a
 //!    kernel part only from filters that accept no tagged frame ([`may_accept_tagged`]); frames
 //!    with a tag pass.

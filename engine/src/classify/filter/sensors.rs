@@ -1,9 +1,10 @@
 //! The sensors' filters in the socket filter, behind the tap's own.
 //!
 //! ```text
-//! tap's own: accept? -> short, tagged, odd, translated? take it
-//!                    -> one that enters: sensors' needs with the node's address as its source? take it
-//!                    -> sensors' needs? take it -> leave it
+//! tap's own: accept? -> short, tagged, odd? take it
+//!         entering at an uplink, for the node's address? take it
+//!         entering otherwise: sensors' needs with the node's address as its source? take it
+//!         sensors' needs? take it -> leave it
 //! ```
 //!
 //! Why this loses nothing is written in [`bpf::push`](crate::bpf::push); here the conditions of
@@ -116,11 +117,10 @@ impl Writer<'_> {
         self.asm.jump(leave);
         self.asm.bind(v4);
         self.plain_v4(take);
-        self.ends(&sensors.v4, &[L3 + 12], &[L3 + 16], ways, with_local);
+        self.ends(&sensors.v4, &[L3 + 16], ways, with_local);
         self.asm.bind(v6);
         self.plain_v6(take);
-        let (source, destination) = (v6_words(L3 + 8), v6_words(L3 + 24));
-        self.ends(&sensors.v6, &source, &destination, ways, with_local);
+        self.ends(&sensors.v6, &v6_words(L3 + 24), ways, with_local);
         self.asm.bind(take);
         self.asm.ret(u32::MAX);
         self.asm.bind(leave);
@@ -155,17 +155,17 @@ impl Writer<'_> {
     fn ends(
         &mut self,
         needs: &Needs,
-        source: &[u32],
         destination: &[u32],
         Ways { take, leave }: Ways,
         with_local: bool,
     ) {
-        let (seen, out) = (self.asm.label(), self.asm.label());
+        let seen = self.asm.label();
         let c = self.c;
         if needs.asks_ends {
             let (entered, at_uplink) = (self.asm.label(), self.asm.label());
             self.asm.load_ancillary(Ancillary::PktType);
-            self.if_equal(PACKET_OUTGOING, out);
+            // Whatever was translated on its way out was here before, as it entered.
+            self.if_equal(PACKET_OUTGOING, seen);
             self.if_at_uplink(at_uplink);
             self.asm.jump(entered);
             self.asm.bind(at_uplink);
@@ -178,13 +178,6 @@ impl Writer<'_> {
                 }
                 needs.sent.write(&mut self.asm, take);
             }
-            self.asm.jump(seen);
-            self.asm.bind(out);
-            let leaves = self.asm.label();
-            self.if_at_uplink(leaves);
-            self.asm.jump(seen);
-            self.asm.bind(leaves);
-            self.if_in(&c.own, source, take);
         }
         self.asm.bind(seen);
         needs.seen.write(&mut self.asm, take);

@@ -117,24 +117,26 @@ impl Packet {
         }
     }
 
-    fn l4(&self) -> Vec<u8> {
+    fn l4(&self, random: &mut Random) -> Vec<u8> {
         let mut l4 = Vec::new();
+        let sum = [random.byte(), random.byte()];
         let (ports, id) = ([self.source.1, self.destination.1], self.id.to_be_bytes());
         match self.protocol {
             6 => {
                 l4.extend(ports.iter().flat_map(|port| port.to_be_bytes()));
                 l4.extend([0, 0, id[0], id[1], 0, 0, 0, id[1] & 3, 0x50, self.flags, 1, 0]);
-                l4.extend([0xaa, 0xbb, 0, 0]);
+                l4.extend(sum);
+                l4.extend([0, 0]);
             }
             17 => {
                 l4.extend(ports.iter().flat_map(|port| port.to_be_bytes()));
                 l4.extend(u16::try_from((8 + self.payload.len()) & 0xffff).unwrap().to_be_bytes());
-                l4.extend([0xaa, 0xbb]);
+                l4.extend(sum);
             }
             1 | 58 => {
                 let echo = if self.protocol == 1 { 8 } else { 128 };
                 let kind = if self.flags & 2 == 0 { echo } else { 3 };
-                l4.extend([kind, 0, 0xaa, 0xbb]);
+                l4.extend([kind, 0, sum[0], sum[1]]);
                 l4.extend(self.source.1.to_be_bytes());
                 l4.extend(id);
             }
@@ -147,7 +149,7 @@ impl Packet {
     /// The frame at some point: what a host changes is drawn anew.
     fn frame(&self, random: &mut Random) -> Vec<u8> {
         let mut data: Vec<u8> = (0..12).map(|_| random.pick(&[2, 0, 6])).collect();
-        let l4 = self.l4();
+        let l4 = self.l4(random);
         let (ecn, ttl) = (random.byte() & 3, random.pick(&[1, 63, 64]));
         if self.is_v6 {
             data.extend([0x86, 0xdd, 0x60, ecn << 4, 0, 0]);
@@ -361,7 +363,7 @@ fn compiled(expression: &str, optimize: bool) -> Option<Program> {
 }
 
 /// Expressions; those in the second list are more than the kernel can tell from the packet.
-const PUSHED: [&str; 44] = [
+const PUSHED: [&str; 49] = [
     "ip",
     "ip6",
     "arp",
@@ -397,6 +399,11 @@ const PUSHED: [&str; 44] = [
     "tcp[tcpflags] & tcp-syn != 0",
     "tcp[tcpflags] & (tcp-syn|tcp-fin) != 0",
     "tcp[tcpflags] == tcp-syn",
+    "tcp[tcpflags] == tcp-ack",
+    "tcp[tcpflags] == tcp-ack|tcp-push",
+    "tcp[13] & 0x81 == 0",
+    "icmp[4:2] == 22",
+    "icmp6[4:2] == 22 or icmp[2] > 100",
     "tcp[13] & 2 != 0 and tcp port 443",
     "icmp[icmptype] == icmp-echo",
     "ip[6:2] & 0x1fff != 0",
