@@ -181,6 +181,14 @@ impl Packet {
     }
 }
 
+impl Packet {
+    /// A flow's translation does not change from one packet to its repeat.
+    fn translated_port(&self) -> u16 {
+        let flow = self.source.1 ^ self.destination.1 ^ self.id >> 2;
+        PORTS[usize::from(flow) % PORTS.len()]
+    }
+}
+
 struct Stream {
     random: Random,
     has_vlan: bool,
@@ -221,10 +229,10 @@ impl Stream {
         let is_from_outside = from > 2;
         if is_from_outside {
             // A reply to what was sent with the node's address, or a node port.
-            let is_translated = pod(to).is_some() && self.random.one_in(3);
+            let is_translated = pod(to).is_some() && packet.id.is_multiple_of(3);
             let mut outer = packet.clone();
             if is_translated {
-                outer.destination = (2, self.random.pick(&PORTS));
+                outer.destination = (2, packet.translated_port());
                 if matches!(packet.protocol, 1 | 58) {
                     outer.source.1 = outer.destination.1;
                 }
@@ -237,8 +245,8 @@ impl Stream {
         if let Some(pod) = pod(to) {
             self.copy(&packet, pod, Out);
         } else if to > 2 && !is_from_outside {
-            if from < 2 && self.random.one_in(2) {
-                packet.source = (2, self.random.pick(&PORTS));
+            if from < 2 && packet.id.is_multiple_of(2) {
+                packet.source = (2, packet.translated_port());
             }
             if self.has_vlan {
                 self.copy(&packet, VLAN, Out);
@@ -259,8 +267,8 @@ impl Stream {
         let data = packet.frame(&mut self.random);
         let pod = if packet.source.0 == 0 { POD } else { POD_2 };
         self.push(data, pod, Direction::In, offload);
-        if self.random.one_in(2) {
-            packet.source = (2, self.random.pick(&PORTS));
+        if packet.id.is_multiple_of(2) {
+            packet.source = (2, packet.translated_port());
         }
         let mut whole = self.frames.last().unwrap().clone();
         whole.data = packet.frame(&mut self.random);
