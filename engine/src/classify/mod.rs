@@ -234,3 +234,5 @@ fn is_rpcap_data(payload: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::link_for_test;

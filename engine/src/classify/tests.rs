@@ -27,6 +27,11 @@ pub(super) fn link(ifindex: u32, role: Role, kind: &str) -> (u32, Link) {
     (ifindex, link)
 }
 
+/// A link that is nothing special.
+pub(crate) fn link_for_test(ifindex: u32) -> (u32, Link) {
+    link(ifindex, Role::Other, "")
+}
+
 pub(super) fn view() -> View {
     View {
         links: [link(UPLINK, Role::Uplink, ""), link(POD, Role::Pod, "veth")].into(),
