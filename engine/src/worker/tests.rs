@@ -212,8 +212,7 @@ fn frames_that_no_sensor_wants_stay_in_the_kernel() {
             (session(Some(dns.clone())), session(Some(other)));
         running.sessions.add(Arc::clone(&first));
         running.sessions.add(Arc::clone(&second));
-        let offered =
-            |session: &Session| session.stats.offered.load(Ordering::Relaxed);
+        let offered = |session: &Session| session.stats.offered.load(Ordering::Relaxed);
         let mut id = 0;
         let mut send = |port: u16, count: u16| {
             for _ in 0..count {

@@ -134,9 +134,9 @@ impl Need {
         match (self, other) {
             (_, Self::Everything) => Self::nothing(),
             (Self::Everything, _) => Self::Everything,
-            (Self::OneOf(ours), Self::OneOf(theirs)) => {
-                Self::OneOf(ours.iter().filter(|version| !theirs.contains(version)).cloned().collect())
-            }
+            (Self::OneOf(ours), Self::OneOf(theirs)) => Self::OneOf(
+                ours.iter().filter(|version| !theirs.contains(version)).cloned().collect(),
+            ),
         }
     }
 

@@ -17,7 +17,12 @@ pub(super) enum Action {
     /// This, and on with the next.
     Plain(Op),
     Goto(usize),
-    Branch { condition: Condition, operand: Operand, then: usize, otherwise: usize },
+    Branch {
+        condition: Condition,
+        operand: Operand,
+        then: usize,
+        otherwise: usize,
+    },
     Accept,
     Reject,
     /// Accept if A is not 0.

@@ -74,7 +74,8 @@ impl Needs {
         if asks_ends && own.len() > MAX_OWN {
             sent = Need::Everything;
         } else if asks_ends {
-            for (source, filter) in own.iter().flat_map(|own| filters.iter().map(move |f| (own, f))) {
+            for (source, filter) in own.iter().flat_map(|own| filters.iter().map(move |f| (own, f)))
+            {
                 sent.join(Need::of(filter, family, Ends::From(*source)));
             }
         }

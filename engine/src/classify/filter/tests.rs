@@ -69,14 +69,8 @@ fn node(has_vlan: bool, election: Election) -> Classifier {
 
 /// Host parts of addresses: pods, own, others.
 const V4: [&str; 6] = ["10.0.1.101", "10.0.1.102", OWN, "10.0.9.1", "8.8.8.8", "172.20.0.10"];
-const V6: [&str; 6] = [
-    "2001:db8::101",
-    "2001:db8::102",
-    "2001:db8::10",
-    "2001:db8:9::1",
-    "2600::8",
-    "2001:db8:9::2",
-];
+const V6: [&str; 6] =
+    ["2001:db8::101", "2001:db8::102", "2001:db8::10", "2001:db8:9::1", "2600::8", "2001:db8:9::2"];
 const PORTS: [u16; 9] = [22, 53, 80, 443, 1024, 8080, 30080, 40000, 65535];
 
 /// A packet without its link header and without what a host changes.
@@ -166,7 +160,7 @@ impl Packet {
             }
         } else {
             let header = if self.options { 24 } else { 20 };
-            data.extend([0x08, 0x00, 0x40 | header / 4, ecn]);
+            data.extend([0x08, 0x00, 0x40 | (header / 4), ecn]);
             data.extend((u16::from(header) + u16::try_from(l4.len()).unwrap()).to_be_bytes());
             data.extend(self.id.to_be_bytes());
             data.extend(self.fragment.to_be_bytes());
@@ -458,7 +452,7 @@ fn each_sensor_gets_the_same_with_its_filter_in_the_kernel_and_without() {
                 // libpcap has no unoptimised form of this one.
                 let Some(filter) = compiled(expression, optimize) else { return };
                 seed += 1;
-                let frames = Stream::random(seed, 400, has_vlan);
+                let frames = Stream::random(seed, 200, has_vlan);
                 check(&node(has_vlan, election), &[filter], &frames);
             }
         }
@@ -468,7 +462,7 @@ fn each_sensor_gets_the_same_with_its_filter_in_the_kernel_and_without() {
 #[test]
 fn two_sensors_get_the_same_with_their_filters_in_the_kernel_and_without() {
     let mut random = Random(11);
-    for round in 0..150 {
+    for round in 0..100 {
         let any = |random: &mut Random| {
             let expression =
                 if random.one_in(3) { random.pick(&MORE) } else { random.pick(&PUSHED) };
@@ -487,12 +481,12 @@ fn whatever_a_client_sends_the_kernels_part_changes_nothing() {
     let nodes = [node(false, Election::Source), node(true, Election::Source)];
     let streams = [Stream::random(70, 500, false), Stream::random(71, 500, true)];
     let mut pushed = 0;
-    for _ in 0..1500 {
+    for _ in 0..600 {
         let program = network_program(&mut random);
         let which = usize::from(random.one_in(3));
         pushed += usize::from(check(&nodes[which], &[program], &streams[which]) > 0);
     }
-    assert!(pushed > 50, "only {pushed} programs kept anything away");
+    assert!(pushed > 20, "only {pushed} programs kept anything away");
 }
 
 #[test]
