@@ -13,7 +13,7 @@
 //! passes if any version accepts it.
 //!
 //! What may differ follows from what the dedup key hashes and what the cutter changes
-//! ([`fields`]): link addresses, TTL, ECN, checksums, IP length and identification, TCP sequence
+//! (`fields`): link addresses, TTL, ECN, checksums, IP length and identification, TCP sequence
 //! number and FIN, PSH, CWR, payload, any length of the frame. All else is equal wherever the key is:
 //!
 //! 1. If no test on addresses and ports is open, a frame that no version accepts has no segment
