@@ -9,6 +9,8 @@
 //! sleeps in `Source::wait` and is woken by frames, by control, or after 100 ms at the latest,
 //! so that its heartbeat moves.
 
+mod socket_filter;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -123,11 +125,15 @@ impl Worker {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Takes over a new classifier and new sessions, and puts the filter that follows from them
+    /// Takes over a new classifier, new sessions and their new filters, and puts the filter that follows from them
     /// in front of the source.
     fn follow_changes<S: Source>(&mut self, source: &mut S, first: bool) {
         let sessions_changed = self.sessions.refresh() || first;
-        if !(self.context.classifier.refresh() || sessions_changed) {
+        let mut filters_changed = false;
+        for outlet in &mut self.outlets {
+            filters_changed |= outlet.packer.follow_filter();
+        }
+        if !(self.context.classifier.refresh() || sessions_changed || filters_changed) {
             return;
         }
         if sessions_changed {
@@ -150,17 +156,8 @@ impl Worker {
             outlet.only = name.map(|name| classifier.ifindex(name));
             whole.extend(outlet.only.flatten());
         }
-        let filter = classifier.filter(&whole);
-        tracing::debug!(
-            worker = self.context.index,
-            instructions = filter.instructions().len(),
-            "new socket filter"
-        );
-        if let Err(error) = source.set_filter(filter.instructions()) {
-            // The old filter stays, and user space decides in any case: slower, not wrong - except
-            // that frames which only the new filter admits are not seen.
-            tracing::warn!(%error, "the kernel refused the socket filter");
-        }
+        let filters = self.outlets.iter().map(|outlet| outlet.packer.filter_of_any()).collect();
+        socket_filter::put(source, self.context.index, classifier, &whole, filters);
         self.context.sessions.mark_seen(self.context.index, self.sessions.generation());
     }
 
@@ -322,3 +319,6 @@ fn wall_clock_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,8 @@
 //! ```text
 //! sensor's filter --BpfInsn--> verify --> Program --> the kernel (raw instructions)
 //! our own rules --> assemble --BpfInsn--^     |-----> run (decoded): accepted bytes of a Frame
-//!                                             '-----> text: for logs and people
+//!                                             |-----> text: for logs and people
+//!                                             '-----> push: what the kernel may drop for it
 //! ```
 //!
 //! Attaching a program to a socket is `sys`' work; what a filter should say is the caller's.
@@ -13,7 +14,8 @@ mod assemble;
 mod layout;
 mod op;
 #[cfg(test)]
-mod oracle;
+pub(crate) mod oracle;
+pub mod push;
 mod run;
 mod text;
 mod verify;
@@ -42,6 +44,8 @@ struct Verified {
     raw: Box<[BpfInsn]>,
     /// As we run them, one for one.
     ops: Box<[Op]>,
+    /// It asks whether a tag was moved out of the frame: see [`run`].
+    wants_tag_beside: bool,
 }
 
 impl Program {
@@ -53,7 +57,11 @@ impl Program {
     /// The first flaw that is found.
     pub fn new(instructions: &[BpfInsn]) -> Result<Self, Invalid> {
         let ops = verify::verify(instructions)?;
-        Ok(Self(Arc::new(Verified { raw: instructions.into(), ops })))
+        let wants_tag_beside = ops.iter().any(|op| {
+            use Ancillary::{VlanTag, VlanTagPresent, VlanTpid};
+            matches!(op, Op::LoadAncillary(VlanTag | VlanTagPresent | VlanTpid))
+        });
+        Ok(Self(Arc::new(Verified { raw: instructions.into(), ops, wants_tag_beside })))
     }
 
     /// A program that accepts every frame, whole.
@@ -70,7 +78,11 @@ impl Program {
 
     fn returning(k: u32) -> Self {
         let raw = BpfInsn { code: op::code::RET, jt: 0, jf: 0, k };
-        Self(Arc::new(Verified { raw: [raw].into(), ops: [Op::Return(k)].into() }))
+        Self(Arc::new(Verified {
+            raw: [raw].into(),
+            ops: [Op::Return(k)].into(),
+            wants_tag_beside: false,
+        }))
     }
 
     /// The instructions, as the kernel takes them.

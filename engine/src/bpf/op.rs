@@ -86,6 +86,16 @@ field! {
     }
 }
 
+impl Size {
+    pub(super) const fn bytes(self) -> usize {
+        match self {
+            Self::Word => 4,
+            Self::Half => 2,
+            Self::Byte => 1,
+        }
+    }
+}
+
 field! {
     /// Arithmetic on A; it wraps.
     Alu {

@@ -1,33 +1,114 @@
-//! The interpreter: a program's verdict on a frame, as on a packet socket of the kernel.
+//! The interpreter: a program's verdict on a frame.
 //!
 //! ```text
-//! Frame.data, from the link header, tag moved out --loads-----> A, X, M[] --> accepted bytes
-//! Frame.wire_len, .point, .vlan -------ancillary loads-----^
+//! Frame.data, tag put back in place -------loads-----> A, X, M[] --> accepted bytes
+//! Frame.wire_len, .point, .vlan --ancillary loads----^
 //! ```
+//!
+//! A client compiles its filter for the link type that OPEN announced, so a program reads a frame
+//! as it is delivered: a tag that the kernel moved out is in the bytes again, and `ip` does not
+//! match a tagged frame, as with a capture file. Only a program that asks the kernel's facts for
+//! the tag ([`Ancillary::VlanTag`] and its kind: compiled for a live device) expects the bytes
+//! without it, and reads them so.
 //!
 //! A load outside the captured bytes and a division by zero reject the frame. Jumps only go
 //! forward, so a run ends after at most as many steps as the program has instructions; it neither
 //! allocates nor recurses.
 
 use super::Program;
-use super::ancillary;
-use super::op::{Alu, Condition, FROM_LINK_HEADER, FROM_NETWORK_HEADER, Op, SCRATCH_WORDS, Size};
+use super::ancillary::{self, ETHERNET_HEADER};
+use super::op::{
+    Alu, Ancillary, Condition, FROM_LINK_HEADER, FROM_NETWORK_HEADER, Op, SCRATCH_WORDS, Size,
+};
 use crate::frame::Frame;
 
 /// What rejects a frame.
 const REJECT: u32 = 0;
+/// Bytes of the two MAC addresses, after which a tag stands.
+const MACS: usize = 12;
+/// Bytes of a tag.
+const TAG: u32 = 4;
 
 impl Program {
-    /// Runs the program on a frame: how many of its bytes are accepted, 0 to reject it. The number
-    /// is what the program returned and may exceed the frame's length.
+    /// Runs the program on a frame as it is delivered: how many of its bytes are accepted, 0 to
+    /// reject it. The number is what the program returned and may exceed the frame's length.
     #[must_use]
+    #[inline]
     pub fn run(&self, frame: &Frame<'_>) -> u32 {
-        run(&self.0.ops, frame).unwrap_or(REJECT)
+        match frame.vlan {
+            Some(tag) if !self.0.wants_tag_beside && frame.data.len() >= MACS => {
+                let ([t0, t1], [c0, c1]) = (tag.tpid.to_be_bytes(), tag.tci.to_be_bytes());
+                let bytes = Tagged { data: frame.data, tag: [t0, t1, c0, c1] };
+                run(&self.0.ops, frame, bytes).unwrap_or(REJECT)
+            }
+            _ => self.run_in_kernel(frame),
+        }
+    }
+
+    /// Runs the program on a frame as the kernel would run it on a packet socket: a tag that was
+    /// moved out of the frame is not in its bytes.
+    #[must_use]
+    pub fn run_in_kernel(&self, frame: &Frame<'_>) -> u32 {
+        run(&self.0.ops, frame, Plain(frame.data)).unwrap_or(REJECT)
     }
 }
 
-fn run(ops: &[Op], frame: &Frame<'_>) -> Option<u32> {
-    let data = frame.data;
+/// The bytes that loads see.
+trait Bytes: Copy {
+    /// Bytes that stand in them and not in [`Frame::data`], all before the network header.
+    const ADDED: u32;
+
+    fn load(self, size: Size, at: u32) -> Option<u32>;
+}
+
+/// As captured.
+#[derive(Clone, Copy)]
+struct Plain<'a>(&'a [u8]);
+
+impl Bytes for Plain<'_> {
+    const ADDED: u32 = 0;
+
+    #[inline]
+    fn load(self, size: Size, at: u32) -> Option<u32> {
+        let from = self.0.get(at as usize..)?;
+        Some(match size {
+            Size::Word => u32::from_be_bytes(*from.first_chunk()?),
+            Size::Half => u32::from(u16::from_be_bytes(*from.first_chunk()?)),
+            Size::Byte => u32::from(*from.first()?),
+        })
+    }
+}
+
+/// With the tag where it was on the wire.
+#[derive(Clone, Copy)]
+struct Tagged<'a> {
+    data: &'a [u8],
+    tag: [u8; TAG as usize],
+}
+
+impl Tagged<'_> {
+    fn byte(self, at: usize) -> Option<u8> {
+        match at.checked_sub(MACS) {
+            None => self.data.get(at),
+            Some(in_tag) => self.tag.get(in_tag).or_else(|| self.data.get(at - self.tag.len())),
+        }
+        .copied()
+    }
+}
+
+impl Bytes for Tagged<'_> {
+    const ADDED: u32 = TAG;
+
+    fn load(self, size: Size, at: u32) -> Option<u32> {
+        let at = at as usize;
+        (at..at + size.bytes())
+            .try_fold(0, |value, at| Some(value << 8 | u32::from(self.byte(at)?)))
+    }
+}
+
+fn run<B: Bytes>(ops: &[Op], frame: &Frame<'_>, bytes: B) -> Option<u32> {
+    let wire_len = frame.wire_len.wrapping_add(B::ADDED);
+    let resolve = |offset| resolve(offset, ETHERNET_HEADER + B::ADDED);
     let (mut a, mut x) = (0u32, 0u32);
     let mut scratch = [0u32; SCRATCH_WORDS as usize];
     let mut pc = 0;
@@ -36,15 +117,20 @@ fn run(ops: &[Op], frame: &Frame<'_>) -> Option<u32> {
         let op = *ops.get(pc)?;
         pc += 1;
         match op {
-            Op::LoadAbsolute(size, k) => a = load(data, size, k)?,
-            Op::LoadNegative(size, k) => a = load(data, size, resolve(k)?)?,
-            Op::LoadIndirect(size, k) => a = load(data, size, resolve(x.wrapping_add(k))?)?,
-            Op::LoadAncillary(fact) => a = ancillary::load(fact, frame, a, x),
-            Op::LoadLen => a = frame.wire_len,
+            Op::LoadAbsolute(size, k) => a = bytes.load(size, k)?,
+            Op::LoadNegative(size, k) => a = bytes.load(size, resolve(k)?)?,
+            Op::LoadIndirect(size, k) => a = bytes.load(size, resolve(x.wrapping_add(k))?)?,
+            Op::LoadAncillary(fact) => {
+                a = ancillary::load(fact, frame, a, x);
+                if fact == Ancillary::PayOffset && a != 0 {
+                    a += B::ADDED;
+                }
+            }
+            Op::LoadLen => a = wire_len,
             Op::LoadImmediate(k) => a = k,
             Op::LoadScratch(slot) => a = scratch[index(slot)],
-            Op::LoadXHeaderLen(k) => x = (load(data, Size::Byte, resolve(k)?)? & 0xf) * 4,
-            Op::LoadXLen => x = frame.wire_len,
+            Op::LoadXHeaderLen(k) => x = (bytes.load(Size::Byte, resolve(k)?)? & 0xf) * 4,
+            Op::LoadXLen => x = wire_len,
             Op::LoadXImmediate(k) => x = k,
             Op::LoadXScratch(slot) => x = scratch[index(slot)],
             Op::Store(slot) => scratch[index(slot)] = a,
@@ -72,20 +158,10 @@ fn index(slot: u32) -> usize {
     (slot % SCRATCH_WORDS) as usize
 }
 
-#[inline]
-fn load(data: &[u8], size: Size, at: u32) -> Option<u32> {
-    let from = data.get(at as usize..)?;
-    Some(match size {
-        Size::Word => u32::from_be_bytes(*from.first_chunk()?),
-        Size::Half => u32::from(u16::from_be_bytes(*from.first_chunk()?)),
-        Size::Byte => u32::from(*from.first()?),
-    })
-}
-
 /// The offset from the link header that a computed or negative offset means.
-fn resolve(offset: u32) -> Option<u32> {
+pub(super) fn resolve(offset: u32, network_header: u32) -> Option<u32> {
     match offset {
-        FROM_NETWORK_HEADER.. => Some(offset - FROM_NETWORK_HEADER + ancillary::ETHERNET_HEADER),
+        FROM_NETWORK_HEADER.. => Some(offset - FROM_NETWORK_HEADER + network_header),
         FROM_LINK_HEADER.. => Some(offset - FROM_LINK_HEADER),
         0x8000_0000.. => None,
         _ => Some(offset),
@@ -93,7 +169,7 @@ fn resolve(offset: u32) -> Option<u32> {
 }
 
 #[inline]
-fn holds(condition: Condition, a: u32, operand: u32) -> bool {
+pub(super) fn holds(condition: Condition, a: u32, operand: u32) -> bool {
     match condition {
         Condition::Equal => a == operand,
         Condition::Greater => a > operand,
@@ -103,7 +179,7 @@ fn holds(condition: Condition, a: u32, operand: u32) -> bool {
 }
 
 #[inline]
-fn compute(alu: Alu, a: u32, operand: u32) -> Option<u32> {
+pub(super) fn compute(alu: Alu, a: u32, operand: u32) -> Option<u32> {
     Some(match alu {
         Alu::Add => a.wrapping_add(operand),
         Alu::Sub => a.wrapping_sub(operand),
@@ -124,7 +200,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::bpf::{Ancillary, Assembler, Operand, Target};
+    use crate::bpf::{Assembler, Operand, Target};
     use crate::frame::{Direction, Offload, Point, VlanTag};
     use crate::rpcap::BpfInsn;
 
@@ -163,7 +239,8 @@ mod tests {
     #[test]
     fn a_load_outside_the_captured_bytes_rejects() {
         let data = [0xff; 20];
-        for (size, last) in [(Size::Byte, 19), (Size::Half, 18), (Size::Word, 16)] {
+        // Four bytes of tag are put back.
+        for (size, last) in [(Size::Byte, 23), (Size::Half, 22), (Size::Word, 20)] {
             assert_ne!(result(|asm| asm.load(size, last), &data), 0);
             assert_eq!(result(|asm| asm.load(size, last + 1), &data), 0);
             assert_eq!(result(|asm| asm.load(size, 0x7fff_ffff), &data), 0);
@@ -172,7 +249,7 @@ mod tests {
 
     #[test]
     fn len_is_the_length_on_the_wire() {
-        assert_eq!(result(Assembler::load_len, &[0; 60]), 1500);
+        assert_eq!(result(Assembler::load_len, &[0; 8]), 1500);
     }
 
     #[test]
@@ -194,6 +271,26 @@ mod tests {
             assert_eq!(fact(name, &data), expected, "{name:?}");
         }
         assert_eq!(fact(Ancillary::Protocol, &data[..13]), 0);
+    }
+
+    #[test]
+    fn a_tag_is_in_the_bytes_unless_the_program_asks_for_it_beside_them() {
+        let data: Vec<u8> = (0..60).collect();
+        let loads = |at| result(|asm| asm.load(Size::Word, at), &data);
+        assert_eq!(loads(8), 0x0809_0a0b);
+        assert_eq!(loads(12), 0x88a8_2005);
+        assert_eq!(loads(10), 0x0a0b_88a8, "across its edge");
+        assert_eq!(loads(14), 0x2005_0c0d);
+        assert_eq!((loads(60), loads(61)), (0x3839_3a3b, 0));
+        assert_eq!(result(Assembler::load_len, &data), 1504);
+        let network = result(|asm| asm.load(Size::Byte, FROM_NETWORK_HEADER), &data);
+        assert_eq!(network, 14, "the network header has moved with the bytes");
+        let beside = |asm: &mut Assembler| {
+            asm.load_ancillary(Ancillary::VlanTagPresent);
+            asm.load(Size::Half, 12);
+        };
+        assert_eq!(result(beside, &data), 0x0c0d);
+        assert_eq!(result(|asm| asm.load(Size::Half, 10), &data[..11]), 0, "a runt has no tag");
     }
 
     #[test]

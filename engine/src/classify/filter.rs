@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! interface? -> own traffic? -> overlay? -> covered source? -> service address? -> accept
+//!                                       a sensor may want it? (`sensors`) <----------'
 //! ```
 //!
 //! The program drops a subset of what [`Classifier::classify`] drops, never more: user space
@@ -10,10 +11,16 @@
 //! lengths are tested before every load. Should the node have more prefixes than fit the kernel's
 //! 4096 instructions, the costly parts are left to user space.
 
+mod sensors;
+#[cfg(test)]
+mod tests;
+
 use super::{Classifier, Election};
 use crate::bpf::{Alu, Ancillary, Assembler, Condition, Label, Operand, Program, Size, Target};
 use crate::net::Role;
 use crate::wire::{PrefixSet, ethertype, protocol};
+
+use sensors::Sensors;
 
 const ARPHRD_ETHER: u32 = 1;
 const PACKET_OUTGOING: u32 = 4;
@@ -38,15 +45,27 @@ enum Extent {
 }
 
 impl Classifier {
-    /// The socket filter. Frames of the interfaces in `whole` are all accepted: a sensor captures
-    /// them without election.
+    /// The tap's own socket filter. Frames of the interfaces in `whole` are all accepted: a sensor
+    /// captures them without election.
     #[must_use]
     pub fn filter(&self, whole: &[u32]) -> Program {
         [Extent::Everything, Extent::WithoutCoverage, Extent::InterfacesOnly]
             .into_iter()
-            .find_map(|extent| Writer::write(self, whole, extent).ok())
+            .find_map(|extent| Writer::write(self, whole, extent, None).ok())
             // More tapped interfaces than fit: user space sorts them out.
             .unwrap_or_else(Program::accept_all)
+    }
+
+    /// The tap's own filter, and behind it what the sensors' filters need: it drops what
+    /// [`filter`](Self::filter) drops, and frames of packets that none of `filters` accepts. `None`
+    /// if the kernel cannot tell any such frame. All captures must be of the whole node, and
+    /// `filters` must hold the filter of each.
+    #[must_use]
+    pub fn filter_for(&self, filters: &[Program]) -> Option<Program> {
+        let sensors = Sensors::new(self, filters)?;
+        [true, false].into_iter().find_map(|with_local| {
+            Writer::write(self, &[], Extent::Everything, Some((&sensors, with_local))).ok()
+        })
     }
 }
 
@@ -62,6 +81,7 @@ impl<'a> Writer<'a> {
         c: &'a Classifier,
         whole: &[u32],
         extent: Extent,
+        sensors: Option<(&Sensors, bool)>,
     ) -> Result<Program, crate::bpf::AssembleError> {
         let mut asm = Assembler::new();
         let (accept, drop) = (asm.label(), asm.label());
@@ -71,13 +91,15 @@ impl<'a> Writer<'a> {
             writer.direction();
             writer.families(extent == Extent::Everything);
         }
-        let Self { mut asm, .. } = writer;
-        asm.jump(accept);
-        asm.bind(drop);
-        asm.ret(0);
-        asm.bind(accept);
-        asm.ret(u32::MAX);
-        asm.finish()
+        writer.asm.jump(accept);
+        writer.asm.bind(drop);
+        writer.asm.ret(0);
+        writer.asm.bind(accept);
+        match sensors {
+            Some((sensors, with_local)) => writer.sensors(sensors, with_local),
+            None => writer.asm.ret(u32::MAX),
+        }
+        writer.asm.finish()
     }
 
     fn if_equal(&mut self, k: u32, then: impl Into<Target>) {

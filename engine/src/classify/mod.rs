@@ -89,10 +89,14 @@ pub struct Classifier {
     control_ports: Vec<u16>,
     overlay_ports: Vec<u16>,
     has_ipip: bool,
+    /// A packet may have a VLAN tag at one point and none, or another, at the next.
+    changes_tags: bool,
 }
 
 /// Kinds of links that carry frames in UDP between nodes.
 const UDP_OVERLAYS: [&str; 2] = ["vxlan", "geneve"];
+/// Kinds of links that may put a VLAN tag on a frame, or take it off.
+const TAGGERS: [&str; 4] = ["vlan", "bridge", "openvswitch", "dsa"];
 /// Kinds of links that carry packets in IP between nodes.
 const IP_OVERLAYS: [&str; 3] = ["ipip", "sit", "ip6tnl"];
 
@@ -125,6 +129,8 @@ impl Classifier {
             control_ports: policy.control_ports.clone(),
             overlay_ports,
             has_ipip: has(&IP_OVERLAYS),
+            // Without any link there is only the doubt.
+            changes_tags: view.links.is_empty() || has(&TAGGERS),
         }
     }
 
@@ -233,3 +239,5 @@ fn is_rpcap_data(payload: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::link_for_test;

@@ -8,7 +8,7 @@ use crate::wire::ethertype;
 const UPLINK: u32 = 2;
 const POD: u32 = 10;
 
-fn link(ifindex: u32, role: Role, kind: &str) -> (u32, Link) {
+pub(super) fn link(ifindex: u32, role: Role, kind: &str) -> (u32, Link) {
     let link = Link {
         ifindex,
         name: format!("if{ifindex}"),
@@ -25,6 +25,11 @@ fn link(ifindex: u32, role: Role, kind: &str) -> (u32, Link) {
         is_tapped: true,
     };
     (ifindex, link)
+}
+
+/// A link that is nothing special.
+pub(crate) fn link_for_test(ifindex: u32) -> (u32, Link) {
+    link(ifindex, Role::Other, "")
 }
 
 pub(super) fn view() -> View {
@@ -242,7 +247,7 @@ fn without_an_election_only_the_taps_own_traffic_goes() {
 
 /// Both verdicts on a frame: true = dropped.
 fn verdicts(c: &Classifier, filter: &crate::bpf::Program, frame: &Frame<'_>) -> (bool, bool) {
-    (filter.run(frame) == 0, ask(c, frame).is_err())
+    (filter.run_in_kernel(frame) == 0, ask(c, frame).is_err())
 }
 
 fn classifiers() -> Vec<Classifier> {

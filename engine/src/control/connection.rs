@@ -298,7 +298,7 @@ impl Connection {
             },
             Action::UpdateFilter(filter) => match &self.capture {
                 Some(capture) => {
-                    capture.session.set_filter(Some(filter));
+                    cx.sessions.set_filter(&capture.session, Some(filter));
                     Ok(Answer::FilterReplaced)
                 }
                 None => Err("No capture is running".to_owned()),

@@ -1,9 +1,13 @@
 //! Replays of small captures made here.
 
+use std::io::Read as _;
+use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 
 use super::*;
 use crate::config::Settings;
+use crate::rpcap::{BpfInsn, Header, MessageType};
+use crate::sys::libpcap::{NETMASK_UNKNOWN, compile};
 use crate::wire::{Headers, protocol};
 
 /// A UDP packet of pod A to a peer, with this number as its payload.
@@ -139,4 +143,86 @@ fn all_captures_keep_the_identity() {
 fn headers_of_the_test_packets_are_udp() {
     let headers = Headers::parse(&packet(POD, 64, 0, 0));
     assert_eq!(headers.ports, Some((1000, 53)));
+}
+
+/// What a sensor says that wants plain datagrams at `port`, and only what `filter` accepts.
+fn requests(port: u16, filter: &[BpfInsn]) -> Vec<u8> {
+    let mut start = Vec::new();
+    start.extend(65_535u32.to_be_bytes());
+    start.extend([0; 4]);
+    start.extend(2u16.to_be_bytes()); // RPCAP_STARTCAPREQ_FLAG_DGRAM
+    start.extend(port.to_be_bytes());
+    start.extend([0, 1, 0, 0]);
+    start.extend(u32::try_from(filter.len()).unwrap().to_be_bytes());
+    for insn in filter {
+        start.extend(insn.code.to_be_bytes());
+        start.extend([insn.jt, insn.jf]);
+        start.extend(insn.k.to_be_bytes());
+    }
+    let mut bytes = Vec::new();
+    let messages: [(MessageType, &[u8]); 3] = [
+        (MessageType::Auth, &[0; 8]),
+        (MessageType::Open, b"any-eth"),
+        (MessageType::StartCapture, &start),
+    ];
+    for (kind, payload) in messages {
+        bytes.extend(Header::new(kind, 0, u32::try_from(payload.len()).unwrap()).to_bytes());
+        bytes.extend(payload);
+    }
+    bytes
+}
+
+#[test]
+fn a_sensors_filter_holds_for_a_replay_too() {
+    let expression = "udp dst port 53 or (vlan 5 and udp dst port 53)";
+    let filter = match compile(expression, 1, 65_535, true, NETMASK_UNKNOWN) {
+        Ok(filter) => filter,
+        Err(error) => return eprintln!("SKIPPED: no libpcap on this machine: {error}"),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pod.pcap");
+    let mut wanted = Vec::new();
+    let frames: Vec<_> = (0..90u16)
+        .map(|n| {
+            let mut data = packet(POD, 64, n, n.into());
+            if n.is_multiple_of(2) {
+                data[37] = 54; // another port
+            }
+            match n % 3 {
+                1 => drop(data.splice(12..12, [0x81, 0, 0, 5])),
+                2 => drop(data.splice(12..12, [0x81, 0, 0, 6])),
+                _ => {}
+            }
+            if !n.is_multiple_of(2) && n % 3 != 2 {
+                wanted.push(data.clone());
+            }
+            (1_000_000 + u64::from(n), data)
+        })
+        .collect();
+    capture(&path, &frames);
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = receiver.local_addr().unwrap().port();
+    let address = listener.local_addr().unwrap().to_string();
+    let sensor = std::thread::spawn(move || {
+        let (mut control, _from) = listener.accept().unwrap();
+        control.write_all(&requests(port, &filter)).unwrap();
+        // Replies, until the tap ends.
+        let _read = control.read_to_end(&mut Vec::new());
+    });
+    let settings = ["--sensor", &address, "--encoding", "plain"];
+    let config = Config::new(&Settings::from_parts(&settings, &[]).unwrap()).unwrap();
+    let args = Args { wait_seconds: 20, ..args(vec![format!("vethA:in={}", path.display())]) };
+    run(&args, &config).unwrap();
+    sensor.join().unwrap();
+    // What was sent is here: nothing is on its way on a loopback.
+    receiver.set_nonblocking(true).unwrap();
+    let mut got = Vec::new();
+    let mut buffer = [0; 2000];
+    while let Ok(len) = receiver.recv(&mut buffer) {
+        got.push(buffer[8 + 20..len].to_vec());
+    }
+    assert_eq!(wanted.len(), 30);
+    assert_eq!(got, wanted);
 }

@@ -175,11 +175,6 @@ impl Session {
     pub fn data_socket(&self) -> BorrowedFd<'_> {
         self.outbox.socket()
     }
-
-    /// Replaces the sensor's filter; frames already encoded are not called back.
-    pub fn set_filter(&self, filter: Option<Program>) {
-        self.filter.replace(filter);
-    }
 }
 
 /// The sessions that are open, as control changes them and workers read them.
@@ -317,6 +312,16 @@ impl Sessions {
     fn is_seen(&self, generation: u64) -> bool {
         // ORDER: Acquire, pairs with the Release in `mark_seen`: the flush came before it.
         self.seen.iter().all(|seen| seen.load(Ordering::Acquire) >= generation)
+    }
+
+    /// Gives an open session another filter. Workers take it between two batches, together with
+    /// the socket filter that follows from it, and are woken to do so: the one in force may keep
+    /// every frame from them.
+    pub fn set_filter(&self, session: &Session, filter: Option<Program>) {
+        session.filter.replace(filter);
+        for waker in &self.wakers {
+            waker.wake();
+        }
     }
 
     /// Worker `index` has flushed everything that `generation` ended.

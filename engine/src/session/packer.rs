@@ -23,6 +23,8 @@ use super::run::{MAX_CAPLEN, Run};
 pub struct Packer {
     session: Arc<Session>,
     filter: Reader<Option<Program>>,
+    /// Since [`Packer::follow_filter`] told of it last.
+    has_new_filter: bool,
     run: Option<Box<Run>>,
     /// The session sends no more: frames are only counted.
     is_over: bool,
@@ -37,7 +39,8 @@ impl Packer {
     pub fn new(session: Arc<Session>) -> Self {
         let filter = session.filter.reader();
         let dropped = [0; SessionDrop::ALL.len()];
-        Self { session, filter, run: None, is_over: false, offered: 0, dropped }
+        let (has_new_filter, is_over) = (false, false);
+        Self { session, filter, has_new_filter, run: None, is_over, offered: 0, dropped }
     }
 
     /// The session it packs for.
@@ -48,8 +51,21 @@ impl Packer {
 
     /// Before a batch: takes a new filter, if there is one.
     pub fn begin_batch(&mut self) {
-        self.filter.refresh();
+        self.has_new_filter |= self.filter.refresh();
         self.is_over = self.session.outbox.is_over();
+    }
+
+    /// Takes a new filter, if there is one; true if one came since it was asked last.
+    pub fn follow_filter(&mut self) -> bool {
+        self.begin_batch();
+        std::mem::take(&mut self.has_new_filter)
+    }
+
+    /// The filter of a capture of the whole node; `None` if it has none, or is of one interface.
+    #[must_use]
+    pub fn filter_of_any(&self) -> Option<Program> {
+        let filter = Option::clone(self.filter.get());
+        filter.filter(|_| self.session.spec.interface.is_none())
     }
 
     /// Offers a frame at the worker's time `now_ns`.

@@ -137,7 +137,7 @@ const fn metric(name: &'static str, help: &'static str, source: Value) -> Metric
 pub const METRICS: &[Metric] = &[
     metric(
         "podtap_frames_received_total",
-        "Frames taken from the ring",
+        "Frames taken from the ring; none that the socket filter kept back, sensors' filters included",
         Value::Worker(|worker| worker.received.get()),
     ),
     metric(

@@ -151,20 +151,58 @@ fn a_program_reads_as_tcpdump_prints_it() {
     }
 }
 
-#[test]
-fn a_tag_that_was_moved_out_of_the_frame_is_not_in_its_bytes() {
-    let Some(program) = compile("vlan 5") else { return };
-    let data = ipv4(6, &tcp(0x10));
-    let frame = Frame {
-        data: &data,
+/// `data`, its tag moved out of it by the kernel.
+fn beside(data: &[u8], tci: u16) -> Frame<'_> {
+    Frame {
+        data,
         wire_len: u32::try_from(data.len()).unwrap(),
         timestamp_ns: 0,
         point: Point { ifindex: 1, direction: Direction::In },
-        vlan: Some(VlanTag { tpid: 0x8100, tci: 5 }),
+        vlan: Some(VlanTag { tpid: 0x8100, tci }),
         offload: Offload::default(),
-    };
-    // As in the kernel: a filter that was compiled without a device looks in the bytes.
-    assert_eq!(program.run(&frame), 0);
+    }
+}
+
+#[test]
+fn a_tag_that_was_moved_out_of_the_frame_is_where_it_was_on_the_wire() {
+    let data = ipv4(6, &tcp(0x10));
+    let frame = beside(&data, 5);
     let wire = frame.wire(usize::MAX).to_vec();
-    assert_ne!(program.run(&Frame { data: &wire, vlan: None, ..frame }), 0);
+    let delivered = Frame { data: &wire, wire_len: frame.wire_len + 4, vlan: None, ..frame };
+    for (expression, expected) in [
+        ("vlan 5 and ip", true),
+        ("vlan 5 and tcp port 443", true),
+        ("vlan and src host 10.1.2.3", true),
+        ("vlan 6 and ip", false),
+        ("ip", false),
+        ("tcp port 443", false),
+        ("not ip", true),
+        ("ether src 02:00:00:00:00:02", true),
+        ("greater 62", true),
+        ("greater 63", false),
+    ] {
+        let Some(program) = compile(expression) else { return };
+        assert_eq!(program.run(&frame) != 0, expected, "{expression}");
+        assert_eq!(program.run(&delivered), program.run(&frame), "{expression}, as delivered");
+    }
+    let Some(vlan) = compile("vlan 5") else { return };
+    assert_eq!(vlan.run_in_kernel(&frame), 0, "the kernel does not see the tag in the bytes");
+}
+
+#[test]
+fn of_two_tags_the_outer_one_comes_first() {
+    // The kernel moves one tag out: the inner one stays in the bytes.
+    let inner = ethernet(0x8100, &[&[0, 7], &ipv4(6, &tcp(0x10))[12..]].concat());
+    let mut frame = beside(&inner, 100);
+    frame.vlan = Some(VlanTag { tpid: 0x88a8, tci: 100 });
+    for (expression, expected) in [
+        ("vlan 100 and vlan 7 and tcp port 443", true),
+        ("vlan 100 and vlan 8", false),
+        ("vlan 7", false),
+        ("vlan 100", true),
+        ("vlan 100 and ip", false),
+    ] {
+        let Some(program) = compile(expression) else { return };
+        assert_eq!(program.run(&frame) != 0, expected, "{expression}");
+    }
 }

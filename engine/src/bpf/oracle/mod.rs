@@ -16,14 +16,15 @@ use std::io;
 
 use socket2::{SockFilter, Socket};
 
+use super::Program;
 use super::op::{Ancillary, FROM_LINK_HEADER, FROM_NETWORK_HEADER, Op, code};
 use crate::rpcap::BpfInsn;
 
 /// xorshift64*: random enough, and the same on every run.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u32 {
+    pub(crate) fn next(&mut self) -> u32 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -31,19 +32,19 @@ impl Random {
         u32::from_be_bytes([a, b, c, d])
     }
 
-    fn below(&mut self, end: u32) -> u32 {
+    pub(crate) fn below(&mut self, end: u32) -> u32 {
         self.next() % end
     }
 
-    fn byte(&mut self) -> u8 {
+    pub(crate) fn byte(&mut self) -> u8 {
         self.next().to_be_bytes()[0]
     }
 
-    fn one_in(&mut self, n: u32) -> bool {
+    pub(crate) fn one_in(&mut self, n: u32) -> bool {
         self.below(n) == 0
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(u32::try_from(from.len()).unwrap()) as usize]
     }
 }
@@ -71,6 +72,16 @@ const NETWORK_FACTS: [Ancillary; 10] = [
     Ancillary::VlanTpid,
     Ancillary::PayOffset,
 ];
+
+/// A sound program over what a frame on a network has, from `random`.
+pub(crate) fn network_program(random: &mut Random) -> Program {
+    let codes = all_codes();
+    loop {
+        if let Ok(program) = Program::new(&random_program(random, &codes, Loads::Network)) {
+            return program;
+        }
+    }
+}
 
 fn all_codes() -> Vec<u16> {
     let known = |code: &u16| Op::decode(insn(*code, 0)).is_some();

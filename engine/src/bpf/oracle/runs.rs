@@ -55,7 +55,7 @@ struct Seen {
 
 impl Seen {
     fn check(&mut self, program: &Program, frame: &Frame<'_>, got: Option<&[u8]>) {
-        let accepted = (program.run(frame) as usize).min(frame.data.len());
+        let accepted = (program.run_in_kernel(frame) as usize).min(frame.data.len());
         let expected = (accepted > 0).then(|| &frame.data[..accepted]);
         assert_eq!(got, expected, "{frame:x?} by\n{program}");
         match accepted {

@@ -69,6 +69,38 @@ fn random_programs_are_refused_exactly_when_the_kernel_refuses_them() {
 }
 
 #[test]
+fn the_rules_that_clients_meet_are_the_kernels() {
+    let socket = any_socket();
+    let ret = insn(code::RET, 1);
+    let (store, load) = (insn(code::ST, 3), insn(code::LD | code::MEM, 3));
+    let jump = |jt, jf| BpfInsn { code: 0x15, jt, jf, k: 0 };
+    let table: [(&str, &[BpfInsn], bool); 19] = [
+        ("nothing", &[], false),
+        ("no return at the end", &[ret, insn(code::LD | code::LEN, 0)], false),
+        ("ret x", &[insn(code::RET | code::X, 0)], false),
+        ("ret a", &[insn(code::RET | code::RET_A, 0)], true),
+        ("shift by 31", &[insn(0x64, 31), ret], true),
+        ("shift by 32", &[insn(0x64, 32), ret], false),
+        ("shift by X", &[insn(0x6c, 99), ret], true),
+        ("division by 0", &[insn(0x34, 0), ret], false),
+        ("remainder by 0", &[insn(0x94, 0), ret], false),
+        ("division by X", &[insn(0x3c, 0), ret], true),
+        ("header length at X", &[insn(0xb1 ^ 0xe0, 0), ret], false),
+        ("M[15]", &[insn(code::ST, 15), ret], true),
+        ("M[16]", &[insn(code::ST, 16), ret], false),
+        ("a word that was never written", &[load, ret], false),
+        ("written on one path", &[jump(1, 0), store, load, ret], false),
+        ("written on both", &[jump(1, 0), store, store, load, ret], true),
+        ("written before", &[store, jump(1, 0), ret, load, ret], true),
+        ("a jump to the end", &[jump(0, 1), ret], false),
+        ("protochain's jump back", &[insn(code::JMP | code::JA, u32::MAX), ret], false),
+    ];
+    for (what, program, expected) in table {
+        assert_eq!(assert_same_verdict(&socket, program), expected, "{what}");
+    }
+}
+
+#[test]
 fn every_opcode_is_known_exactly_when_the_kernel_knows_it() {
     let socket = any_socket();
     for code in (0..0x300).chain([0x1015, 0x8006, 0xff06, 0xffff]) {

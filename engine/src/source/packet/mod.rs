@@ -21,7 +21,7 @@ mod block;
 mod geometry;
 mod ring;
 #[cfg(test)]
-mod testnet;
+pub(crate) mod testnet;
 #[cfg(test)]
 mod tests;
 mod walk;

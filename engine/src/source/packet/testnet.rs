@@ -26,7 +26,7 @@ use crate::sys::packet;
 const EXPERIMENTAL: [u8; 2] = [0x88, 0xb5];
 
 /// Runs `test` in a namespace of its own; without root says so and skips.
-pub(super) fn in_netns(test: impl FnOnce() + Send) {
+pub(crate) fn in_netns(test: impl FnOnce() + Send) {
     thread::scope(|scope| {
         let test = scope.spawn(|| {
             if let Err(error) = enter() {
@@ -54,21 +54,21 @@ fn enter() -> nix::Result<()> {
 }
 
 /// `ip` with `arguments`, in this thread's namespace.
-pub(super) fn ip(arguments: &str) {
+pub(crate) fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split(' ')).output().expect("ip runs");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {error}");
 }
 
 /// Two ends of a cable, both up.
-pub(super) struct Veth {
-    pub(super) v0: u32,
-    pub(super) v1: u32,
+pub(crate) struct Veth {
+    pub(crate) v0: u32,
+    pub(crate) v1: u32,
     socket: Socket,
 }
 
 impl Veth {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         ip("link add v0 type veth peer name v1");
         ip("link set v0 up");
         ip("link set v1 up");
@@ -80,7 +80,7 @@ impl Veth {
     /// Returns when what is sent arrives and nothing is on its way. A link that is up is given a
     /// queue a moment later (`linkwatch_do_dev`); until then frames vanish, and `send` says nothing.
     /// The probes have 0 in byte 14.
-    pub(super) fn wait_for_carrier(&self) {
+    pub(crate) fn wait_for_carrier(&self) {
         let receiver = packet::socket().expect("socket");
         packet::bind(&receiver, u16::from_be_bytes(EXPERIMENTAL), self.v1).expect("bind");
         let receiver = Socket::from(receiver);
@@ -99,17 +99,17 @@ impl Veth {
     }
 
     /// Sends `frame` from v0 to v1.
-    pub(super) fn send(&self, frame: &[u8]) {
+    pub(crate) fn send(&self, frame: &[u8]) {
         assert_eq!(self.socket.send(frame).expect("send"), frame.len());
     }
 }
 
-pub(super) fn ifindex(name: &str) -> u32 {
+pub(crate) fn ifindex(name: &str) -> u32 {
     nix::net::if_::if_nametoindex(name).expect("the link exists")
 }
 
 /// A packet socket that sends on `link` and receives nothing.
-pub(super) fn sender(link: &str) -> OwnedFd {
+pub(crate) fn sender(link: &str) -> OwnedFd {
     let socket = packet::socket().expect("socket");
     packet::bind(&socket, 0, ifindex(link)).expect("bind");
     socket
@@ -117,7 +117,7 @@ pub(super) fn sender(link: &str) -> OwnedFd {
 
 /// Runs `near` here with v0 as 10.9.0.1, and `far` in a namespace where the other end of the cable
 /// is v1, 10.9.0.2; that namespace lives until both have returned.
-pub(super) fn with_peer(far: impl FnOnce() + Send, near: impl FnOnce()) {
+pub(crate) fn with_peer(far: impl FnOnce() + Send, near: impl FnOnce()) {
     thread::scope(|scope| {
         // Made in here: a panic of this thread hangs up, which ends the peer, before the join.
         let (say_tid, hear_tid) = mpsc::channel();
@@ -147,7 +147,7 @@ pub(super) fn with_peer(far: impl FnOnce() + Send, near: impl FnOnce()) {
 }
 
 /// A tap device whose descriptor takes a `virtio_net_hdr` before each frame.
-pub(super) fn tap(name: &str) -> File {
+pub(crate) fn tap(name: &str) -> File {
     let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun").expect("tun");
     let mut name_bytes = [0; libc::IFNAMSIZ];
     for (to, from) in name_bytes.iter_mut().zip(name.bytes()) {
@@ -165,7 +165,7 @@ pub(super) fn tap(name: &str) -> File {
 }
 
 /// A frame of `len` bytes that no stack answers, with `marker` in byte 14.
-pub(super) fn marked(marker: u8, len: usize) -> Vec<u8> {
+pub(crate) fn marked(marker: u8, len: usize) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
     frame.extend(EXPERIMENTAL);
     frame.resize(len, marker);
@@ -173,7 +173,7 @@ pub(super) fn marked(marker: u8, len: usize) -> Vec<u8> {
 }
 
 /// An IPv4 packet in a frame; `fragment` is the field of flags and offset.
-pub(super) fn ipv4(
+pub(crate) fn ipv4(
     from: Ipv4Addr,
     to: Ipv4Addr,
     id: u16,
@@ -198,7 +198,7 @@ pub(super) fn ipv4(
 }
 
 /// A UDP datagram with `checksum` as it stands.
-pub(super) fn udp(source: u16, destination: u16, checksum: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn udp(source: u16, destination: u16, checksum: u16, payload: &[u8]) -> Vec<u8> {
     let len = u16::try_from(8 + payload.len()).expect("fits a datagram");
     let mut datagram = Vec::new();
     for field in [source, destination, len, checksum] {
@@ -210,7 +210,7 @@ pub(super) fn udp(source: u16, destination: u16, checksum: u16, payload: &[u8]) 
 
 /// The sum over IPv4's pseudo-header for a UDP datagram of `len` bytes: what a sender leaves in the
 /// checksum field for the hardware.
-pub(super) fn pseudo_sum(from: Ipv4Addr, to: Ipv4Addr, len: usize) -> u16 {
+pub(crate) fn pseudo_sum(from: Ipv4Addr, to: Ipv4Addr, len: usize) -> u16 {
     !internet_checksum(&pseudo_header(from, to, len))
 }
 
@@ -221,7 +221,7 @@ fn pseudo_header(from: Ipv4Addr, to: Ipv4Addr, len: usize) -> Vec<u8> {
 
 /// Whether the UDP checksum of the frame `bytes`, whose IPv4 header (without options) begins at
 /// `network`, is right.
-pub(super) fn is_udp_checksum_right(bytes: &[u8], network: usize) -> bool {
+pub(crate) fn is_udp_checksum_right(bytes: &[u8], network: usize) -> bool {
     let address = |at: usize| {
         Ipv4Addr::from(<[u8; 4]>::try_from(&bytes[network + at..network + at + 4]).expect("4"))
     };

@@ -1,0 +1,174 @@
+//! Which bits of a packet are the same wherever it is seen.
+//!
+//! ```text
+//! family, protocols, ends, offset --> Value { bits that may differ, or the number that it is }
+//! ```
+//!
+//! The mirror of `dedup::fingerprint` (what is hashed is equal in copies) and of `segment` (what
+//! the cutter writes differs between a super-frame and its segments).
+
+use std::net::IpAddr;
+
+use super::super::op::Size;
+use super::value::{Kind, Value};
+use super::{Ends, Family};
+use crate::wire::{ethertype, protocol};
+
+/// Sets of transport protocols, as bits.
+pub(super) mod protocols {
+    pub(in super::super) const TCP: u8 = 1;
+    pub(in super::super) const UDP: u8 = 2;
+    pub(in super::super) const ICMP: u8 = 4;
+    pub(in super::super) const OTHERS: u8 = 8;
+}
+
+/// Offset of the IP header, and of the protocol and the transport header in either family.
+const L3: u32 = 14;
+const V4_PROTOCOL: u32 = L3 + 9;
+const V6_PROTOCOL: u32 = L3 + 6;
+const V4_L4: u32 = L3 + 20;
+const V6_L4: u32 = L3 + 40;
+
+/// Every bit of the byte may differ.
+const VARIES: u8 = 0xff;
+/// ECN is not part of the key.
+const V4_ECN: u8 = 0x03;
+const V6_ECN: u8 = 0x30;
+/// FIN, PSH and CWR: on one segment of a super-frame only.
+const SEGMENT_FLAGS: u8 = 0x89;
+
+/// What can follow the IP header.
+pub(super) fn all_protocols(family: Family) -> u8 {
+    let known = protocols::TCP | protocols::UDP | protocols::ICMP;
+    match family {
+        Family::V6 => known,
+        _ => known | protocols::OTHERS,
+    }
+}
+
+/// The set with one protocol by its number.
+pub(super) fn protocol_set(family: Family, number: u32) -> u8 {
+    let icmp = if family == Family::V6 { protocol::ICMPV6 } else { protocol::ICMP };
+    match u8::try_from(number) {
+        Ok(protocol::TCP) => protocols::TCP,
+        Ok(protocol::UDP) => protocols::UDP,
+        Ok(number) if number == icmp => protocols::ICMP,
+        _ => protocols::OTHERS,
+    }
+}
+
+/// One byte of a packet.
+#[derive(Clone, Copy)]
+enum Byte {
+    /// These bits may differ, the others are equal in all copies.
+    Varies(u8),
+    Known(u8),
+}
+
+const SAME: Byte = Byte::Varies(0);
+const DIFFERS: Byte = Byte::Varies(VARIES);
+
+/// What a load at `at` answers, where the transport is one of `possible`.
+pub(super) fn load(family: Family, ends: Ends, possible: u8, size: Size, at: u32) -> Value {
+    let mut value = Value::known(0);
+    let mut known = Some(0u32);
+    for offset in 0..size.bytes() {
+        let at = at.saturating_add(u32::try_from(offset).unwrap_or(u32::MAX));
+        let (taint, number) = match byte(family, ends, possible, at) {
+            Byte::Varies(bits) => (bits, None),
+            Byte::Known(number) => (0, Some(number)),
+        };
+        value.varies = value.varies << 8 | u32::from(taint);
+        known = known.zip(number).map(|(known, number)| known << 8 | u32::from(number));
+    }
+    value.known = known;
+    value.kind = match (family, size, at) {
+        (Family::V4, Size::Byte, V4_PROTOCOL) | (Family::V6, Size::Byte, V6_PROTOCOL) => {
+            Kind::Protocol
+        }
+        (Family::Other, Size::Half, 12) => Kind::EtherType,
+        (Family::Tagged, Size::Half, 12) => Kind::TagProtocol,
+        _ => Kind::Plain,
+    };
+    value
+}
+
+fn byte(family: Family, ends: Ends, possible: u8, at: u32) -> Byte {
+    match (family, at) {
+        // Of frames that are not IP the addresses are hashed, but a bridge may still flood.
+        (_, 0..12) | (Family::Tagged, _) => DIFFERS,
+        (Family::V4, _) => v4(ends, possible, at),
+        (Family::V6, _) => v6(ends, possible, at),
+        // Hashed whole.
+        (Family::Other, _) => SAME,
+    }
+}
+
+fn v4(ends: Ends, possible: u8, at: u32) -> Byte {
+    let kind = ethertype::IPV4.to_be_bytes();
+    match at {
+        12 => Byte::Known(kind[0]),
+        13 => Byte::Known(kind[1]),
+        14 => Byte::Known(0x45),
+        15 => Byte::Varies(V4_ECN),
+        // Length, identification; time to live; checksum.
+        16..20 | 22 | 24 | 25 => DIFFERS,
+        20 | 21 | V4_PROTOCOL => SAME,
+        26..30 => match ends {
+            Ends::Seen => SAME,
+            Ends::From(IpAddr::V4(source)) => octet(&source.octets(), at - 26),
+            Ends::From(IpAddr::V6(_)) | Ends::Unknown => DIFFERS,
+        },
+        30..V4_L4 => destination(ends),
+        _ => transport(ends, possible, at - V4_L4),
+    }
+}
+
+fn v6(ends: Ends, possible: u8, at: u32) -> Byte {
+    let kind = ethertype::IPV6.to_be_bytes();
+    match at {
+        12 => Byte::Known(kind[0]),
+        13 => Byte::Known(kind[1]),
+        15 => Byte::Varies(V6_ECN),
+        14 | 16 | 17 | V6_PROTOCOL => SAME,
+        // Length; hop limit.
+        18 | 19 | 21 => DIFFERS,
+        22..38 => match ends {
+            Ends::Seen => SAME,
+            Ends::From(IpAddr::V6(source)) => octet(&source.octets(), at - 22),
+            Ends::From(IpAddr::V4(_)) | Ends::Unknown => DIFFERS,
+        },
+        38..V6_L4 => destination(ends),
+        _ => transport(ends, possible, at - V6_L4),
+    }
+}
+
+fn octet(octets: &[u8], at: u32) -> Byte {
+    octets.get(at as usize).map_or(DIFFERS, |octet| Byte::Known(*octet))
+}
+
+fn destination(ends: Ends) -> Byte {
+    if ends == Ends::Unknown { DIFFERS } else { SAME }
+}
+
+/// A byte behind the IP header; it differs if it does in any of the possible protocols.
+fn transport(ends: Ends, possible: u8, at: u32) -> Byte {
+    let source_port = if ends == Ends::Seen { 0 } else { VARIES };
+    let destination_port = if ends == Ends::Unknown { VARIES } else { 0 };
+    let of = |protocol: u8| match (protocol, at) {
+        // Type and code; what follows the identifier, which is translated as a port would be.
+        (protocols::ICMP, 0 | 1 | 6 | 7) => 0,
+        (protocols::ICMP, _) => VARIES,
+        (_, 0 | 1) => source_port,
+        (_, 2 | 3) => destination_port,
+        // Acknowledgement and header length; window; urgent pointer.
+        (protocols::TCP, 8..=12 | 14 | 15 | 18 | 19) => 0,
+        (protocols::TCP, 13) => SEGMENT_FLAGS,
+        // Payload to the key, and as much of it as any of these packets has.
+        (protocols::OTHERS, 4..20) => 0,
+        _ => VARIES,
+    };
+    let bits = [protocols::TCP, protocols::UDP, protocols::ICMP, protocols::OTHERS];
+    let possible = bits.into_iter().filter(|bit| possible & bit != 0);
+    Byte::Varies(possible.fold(0, |varies, protocol| varies | of(protocol)))
+}
