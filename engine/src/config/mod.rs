@@ -50,8 +50,8 @@ pub struct Config {
     pub policy: Policy,
     /// `--encoding`.
     pub encoding: Encoding,
-    /// `--datagram-bytes`.
-    pub datagram_bytes: usize,
+    /// `--datagram-bytes`; `None` is what the path to the sensor takes.
+    pub datagram_bytes: Option<usize>,
     /// `--flush-us`, as ns.
     pub flush_ns: u64,
     /// `--dedup-window-ms`, as ns.
@@ -120,8 +120,10 @@ impl Config {
                 "plain" => Ok(Encoding::Plain),
                 _ => Err(format!("{text:?} is neither stream nor plain")),
             })?,
-            datagram_bytes: with("datagram-bytes")
-                .parse(|text| number(text, MIN_DATAGRAM..=MAX_UDP_PAYLOAD))?,
+            datagram_bytes: with("datagram-bytes").parse(|text| match text {
+                "auto" => Ok(None),
+                _ => number(text, MIN_DATAGRAM..=MAX_UDP_PAYLOAD).map(Some),
+            })?,
             flush_ns: with("flush-us").parse(|text| number(text, 1..=10_000_000u64))? * 1000,
             dedup_window_ns: with("dedup-window-ms").parse(|text| number(text, 1..=60_000u64))?
                 * 1_000_000,
@@ -248,7 +250,7 @@ mod tests {
     fn the_defaults_are_what_the_contract_says() {
         let config = config(&[]).unwrap();
         assert!(config.interfaces.is_any() && config.policy.any_interface);
-        assert_eq!((config.datagram_bytes, config.flush_ns), (1472, 1_000_000));
+        assert_eq!((config.datagram_bytes, config.flush_ns), (None, 1_000_000));
         assert_eq!((config.dedup_window_ns, config.workers), (100_000_000, None));
         assert_eq!((config.encoding, config.policy.election), (Encoding::Stream, Election::Source));
         assert!(config.sensors.is_empty() && config.metrics.is_none());

@@ -92,7 +92,12 @@ pub const SETTINGS: &[Setting] = &[
         "stream",
         "UDP form: stream (many packets a datagram, type 110) or plain (one packet a datagram, type 7)",
     ),
-    setting("datagram-bytes", "N", "1472", "Most bytes of UDP payload a datagram, stream form"),
+    setting(
+        "datagram-bytes",
+        "N",
+        "auto",
+        "Most bytes of UDP payload a datagram; auto is what the path takes unfragmented (1472 at most if the sensor is not known to take more), while plain datagrams are as large as their frame and may be fragmented; with N, plain frames are cut to fit",
+    ),
     setting("flush-us", "N", "1000", "Longest time that a partial datagram waits, microseconds"),
     setting(
         "dedup-window-ms",

@@ -101,8 +101,8 @@ pub struct ControlConfig {
     pub sensors: Vec<SensorTarget>,
     /// UDP form of the data.
     pub encoding: Encoding,
-    /// The most bytes of UDP payload per datagram.
-    pub datagram_bytes: usize,
+    /// The most bytes of UDP payload per datagram; `None` is what the path takes.
+    pub datagram_bytes: Option<usize>,
     /// The most bytes of a frame, whatever the sensor asks for.
     pub snaplen: u32,
     /// Where clients may connect to the tap: passive mode.

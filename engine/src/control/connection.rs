@@ -338,6 +338,7 @@ impl Connection {
             encoding: cx.config.encoding,
             snaplen: request.snaplen.min(cx.config.snaplen),
             datagram_bytes: cx.config.datagram_bytes,
+            takes_large_datagrams: request.takes_large_datagrams,
             filter: Some(request.filter),
             sampling: request.sampling,
             interface: (request.interface != ANY_ETH).then_some(request.interface),
@@ -364,7 +365,8 @@ impl Connection {
             return;
         }
         if !is_drained {
-            tracing::warn!("workers did not flush an ended capture in time");
+            tracing::warn!("an ended capture was not flushed in time");
+            cx.sessions.abandon(draining.generation);
         }
         let answer = match draining.next {
             Some(mut capture) => {

@@ -207,7 +207,8 @@ impl EventLoop {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                tracing::warn!("workers did not flush in time");
+                tracing::warn!("captures were not flushed in time");
+                self.cx.sessions.abandon(generation);
                 return false;
             }
             thread::sleep(left.min(DRAIN_POLL));

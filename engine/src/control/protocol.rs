@@ -56,6 +56,8 @@ pub(super) struct StartRequest {
     /// 1..=262144.
     pub(super) snaplen: u32,
     pub(super) transport: Transport,
+    /// See [`StartCapture::LARGE_DATAGRAMS`].
+    pub(super) takes_large_datagrams: bool,
     pub(super) filter: Program,
     /// Method 0 if there is to be none.
     pub(super) sampling: Sampling,
@@ -392,6 +394,7 @@ impl Conversation {
                 wanted => wanted.min(MAX_SNAPLEN),
             },
             transport,
+            takes_large_datagrams: start.flags & StartCapture::LARGE_DATAGRAMS != 0,
             filter: compile(code, &start.filter)?,
             sampling: self.sampling,
         })

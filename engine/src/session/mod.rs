@@ -17,9 +17,10 @@ mod run;
 mod sampler;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bpf::Program;
 use crate::rpcap::Sampling;
@@ -58,12 +59,26 @@ pub struct SessionSpec {
     pub encoding: Encoding,
     /// The most bytes of a frame, 1..=262144.
     pub snaplen: u32,
-    /// The most bytes of UDP payload per datagram.
-    pub datagram_bytes: usize,
+    /// The most bytes of UDP payload per datagram, as `--datagram-bytes` fixes it; `None` is what
+    /// the path takes.
+    pub datagram_bytes: Option<usize>,
+    /// The client showed that it takes UDP payloads of any size, not just 1472 bytes.
+    pub takes_large_datagrams: bool,
     /// The sensor's filter; `None` accepts everything.
     pub filter: Option<Program>,
     /// The sensor's sampling.
     pub sampling: Sampling,
+}
+
+/// What [`Session::pump`] left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pump {
+    /// Nothing waits. Always so with UDP, which gives up what the kernel does not take.
+    Idle,
+    /// Data wait for the client: call again when the socket is writable.
+    Blocked,
+    /// The data connection is over: the client is gone, or the session was closed.
+    Broken,
 }
 
 /// A running capture.
@@ -98,7 +113,7 @@ impl Session {
         socket.connect(spec.peer)?;
         socket.set_nonblocking(true)?;
         force_send_buffer(&socket, SEND_BUFFER);
-        let datagram_bytes = spec.datagram_bytes.max(MIN_DATAGRAM);
+        let datagram_bytes = spec.datagram_bytes.unwrap_or(1472).max(MIN_DATAGRAM);
         Ok(Arc::new(Self {
             id,
             stats: SessionStats::default(),
@@ -107,6 +122,32 @@ impl Session {
             outbox: Outbox::new(socket, spec.encoding, datagram_bytes),
             spec,
         }))
+    }
+
+    /// A capture whose data go over `stream`, which is connected; as plain messages, whatever
+    /// the encoding. The stream becomes non-blocking.
+    ///
+    /// # Errors
+    ///
+    /// What setting the socket's options answers.
+    pub fn over_tcp(_spec: SessionSpec, _stream: TcpStream) -> io::Result<Arc<Self>> {
+        Err(io::Error::from(io::ErrorKind::Unsupported))
+    }
+
+    /// Sends what waits, as far as that goes without blocking. May be called at any time and by
+    /// any thread: when the data socket has become writable, and now and then.
+    pub fn pump(&self) -> Pump {
+        Pump::Idle
+    }
+
+    /// The end, for good: what still waits is given up and counted, a TCP client sees the end of
+    /// the stream. Never blocks; a repeated call does nothing.
+    pub fn close(&self) {}
+
+    /// The data socket, to wait until it is writable.
+    #[must_use]
+    pub fn data_socket(&self) -> BorrowedFd<'_> {
+        todo!()
     }
 
     /// Replaces the sensor's filter; frames already encoded are not called back.
@@ -123,8 +164,8 @@ pub struct Sessions {
     wakers: Vec<Waker>,
     /// Each sensor's counts, over all its sessions.
     sensors: Vec<Arc<SensorStats>>,
-    /// Sessions that were taken out, until all workers have flushed: generation, sensor, id.
-    ending: Mutex<Vec<(u64, usize, u64)>>,
+    /// Sessions that were taken out, until all is flushed or given up; with the generation.
+    ending: Mutex<Vec<(u64, Arc<Session>)>>,
 }
 
 impl Sessions {
@@ -145,14 +186,18 @@ impl Sessions {
     /// The sensors' counts as of now, ended sessions included.
     #[must_use]
     pub fn sensors(&self) -> Vec<Arc<SensorStats>> {
-        let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
-        ending.retain(|(generation, sensor, id)| {
-            let is_drained = self.is_drained(*generation);
-            if is_drained && let Some(stats) = self.sensors.get(*sensor) {
-                stats.end(*id);
+        let mut ending = self.lock_ending();
+        ending.retain(|(generation, session)| {
+            let is_over = self.is_seen(*generation) && session.pump() != Pump::Blocked;
+            if is_over {
+                session.close();
+                if let Some(stats) = self.sensors.get(session.spec.sensor) {
+                    stats.end(session.id);
+                }
             }
-            !is_drained
+            !is_over
         });
+        drop(ending);
         self.sensors.clone()
     }
 
@@ -166,21 +211,20 @@ impl Sessions {
     }
 
     /// Takes a session out. Workers flush what they hold for it when they see the change:
-    /// [`is_drained`](Self::is_drained) with the returned generation tells when all have.
+    /// [`is_drained`](Self::is_drained) with the returned generation tells when all have, and
+    /// [`abandon`](Self::abandon) ends it if that takes too long.
     pub fn remove(&self, id: u64) -> u64 {
-        let mut sensor = None;
+        let mut removed = None;
         let generation = self.change(|list| {
             list.retain(|session| {
                 if session.id == id {
-                    sensor = Some(session.spec.sensor);
+                    removed = Some(Arc::clone(session));
                 }
                 session.id != id
             });
         });
-        if let Some(sensor) = sensor {
-            let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
-            ending.push((generation, sensor, id));
-            drop(ending);
+        if let Some(session) = removed {
+            self.lock_ending().push((generation, session));
             // Those that ended before, so that the list stays short with nobody reading.
             let _counts = self.sensors();
         }
@@ -199,9 +243,29 @@ impl Sessions {
         generation
     }
 
-    /// True once every worker has seen `generation` and flushed what it ended.
+    /// True once every worker has seen `generation` and flushed what it ended, and the clients of
+    /// the sessions that it ended were sent what waited for them.
     #[must_use]
     pub fn is_drained(&self, generation: u64) -> bool {
+        let _counts = self.sensors();
+        self.is_seen(generation) && self.lock_ending().iter().all(|(at, _)| *at > generation)
+    }
+
+    /// The time of the sessions that `generation` ended is over: what still waits is given up and
+    /// counted.
+    pub fn abandon(&self, generation: u64) {
+        for (at, session) in self.lock_ending().iter() {
+            if *at <= generation {
+                session.close();
+            }
+        }
+    }
+
+    fn lock_ending(&self) -> MutexGuard<'_, Vec<(u64, Arc<Session>)>> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_seen(&self, generation: u64) -> bool {
         // ORDER: Acquire, pairs with the Release in `mark_seen`: the flush came before it.
         self.seen.iter().all(|seen| seen.load(Ordering::Acquire) >= generation)
     }

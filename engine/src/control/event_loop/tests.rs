@@ -109,7 +109,7 @@ fn config(sensors: &[SensorTarget]) -> ControlConfig {
     ControlConfig {
         sensors: sensors.to_vec(),
         encoding: Encoding::Stream,
-        datagram_bytes: 1472,
+        datagram_bytes: None,
         snaplen: crate::rpcap::MAX_SNAPLEN,
         addresses: crate::control::SensorAddresses::default(),
         null_auth: true,
