@@ -155,7 +155,7 @@ impl Sensor {
     /// Ends the capture, for good; the generation from which workers have it not.
     pub(super) fn stop(&mut self, cx: &Context) -> Option<u64> {
         match &mut self.link {
-            Link::Open(connection) => connection.end_capture(cx),
+            Link::Open(connection) => connection.stop(cx),
             _ => None,
         }
     }
@@ -214,7 +214,8 @@ impl Sensor {
         tracing::info!(sensor = %self.target, %peer, "connected");
         self.addresses.clear();
         let peer_of = Peer { mode: Mode::Active, address: peer, sensor: self.index };
-        self.link = Link::Open(Box::new(Connection::new(socket, peer_of, Token(self.index), cx, now)));
+        self.link =
+            Link::Open(Box::new(Connection::new(socket, peer_of, Token(self.index), cx, now)));
         self.states.update(self.index, |status| {
             status.state = SensorState::Connected;
             status.reconnects += u64::from(status.connects > 0);

@@ -105,7 +105,10 @@ impl Passwords {
         for (what, text) in [("user", user), ("password", Some(password))] {
             let Some(text) = text else { continue };
             if text.is_empty() || text.len() > SECRET_BYTES {
-                return Err(format!("the {what} has {} bytes, not 1 to {SECRET_BYTES}", text.len()));
+                return Err(format!(
+                    "the {what} has {} bytes, not 1 to {SECRET_BYTES}",
+                    text.len()
+                ));
             }
         }
         let user = user.map(|user| Secret::new(user.as_bytes()));
@@ -245,8 +248,7 @@ mod tests {
     #[test]
     fn accounts_are_lines_and_comments_are_none() {
         let text = "# people\nann:one\r\nbob:with:colon\n\n*:any:way\nplain word\n";
-        let access =
-            Access { passwords: Passwords::parse(text).unwrap(), ..Access::default() };
+        let access = Access { passwords: Passwords::parse(text).unwrap(), ..Access::default() };
         for (user, password, is_good) in [
             ("ann", "one", true),
             ("bob", "with:colon", true),

@@ -11,7 +11,7 @@
 //! workers have to wait for.
 
 use std::io::{self, ErrorKind, Read};
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::bpf::Program;
 use crate::classify::OwnFlow;
 use crate::rpcap::{ANY_ETH, StartCaptureReply, Stats};
-use crate::session::{Session, SessionSpec};
+use crate::session::{Pump, Session, SessionSpec};
 use crate::stats::SessionDrop;
 
 use super::config::{Context, FlowGuard};
@@ -225,17 +225,27 @@ impl Captures {
     }
 
     /// Takes the capture away from the workers; the generation from which they have it not.
-    pub(super) fn abandon(&mut self, cx: &Context) -> Option<u64> {
+    pub(super) fn stop(&mut self, cx: &Context) -> Option<u64> {
         self.opening = None;
         self.awaiting = None;
         let draining = self.draining.take().map(|draining| draining.generation);
         let removed = self.running.take().map(|capture| {
             self.last = capture.stats(cx);
             let generation = cx.sessions.remove(capture.session.id);
-            capture.close(cx);
+            capture.let_go(cx);
             generation
         });
         removed.or(draining)
+    }
+
+    /// The same, with nobody there to wait for what a data connection has not taken yet.
+    pub(super) fn give_up(&mut self, cx: &Context) {
+        let running = self.running.iter();
+        let ended = self.draining.iter().flat_map(|draining| &draining.old);
+        let streams = running.chain(ended).filter(|capture| capture.stream.is_some());
+        let sessions: Vec<_> = streams.map(|capture| Arc::clone(&capture.session)).collect();
+        self.stop(cx);
+        sessions.iter().for_each(|session| session.close());
     }
 
     /// Does what can be done now.
@@ -252,7 +262,10 @@ impl Captures {
             self.opening.as_ref().map(|opening| opening.deadline),
             self.awaiting.as_ref().map(|awaiting| awaiting.deadline),
             self.draining.as_ref().map(|_| now + DRAIN_POLL),
-            self.running.as_ref().filter(|capture| capture.is_watched()).map(|_| now + CAPTURE_POLL),
+            self.running
+                .as_ref()
+                .filter(|capture| capture.is_watched())
+                .map(|_| now + CAPTURE_POLL),
         ];
         dues.into_iter().flatten().min()
     }
@@ -282,6 +295,7 @@ impl Captures {
             encoding: cx.config.encoding,
             snaplen: request.snaplen.min(cx.config.snaplen),
             datagram_bytes: cx.config.datagram_bytes,
+            takes_large_datagrams: request.takes_large_datagrams,
             filter: Some(request.filter.clone()),
             sampling: request.sampling,
             interface: (request.interface != ANY_ETH).then(|| request.interface.clone()),
@@ -301,11 +315,7 @@ impl Captures {
         request: &StartRequest,
         cx: &Context,
     ) -> Capture {
-        let control = match self.peer.mode {
-            Mode::Passive => self.flow(self.peer.address.port(), Some(self.local.port())),
-            // The same from here: the sensor's port is the peer's.
-            Mode::Active => self.flow(self.peer.address.port(), Some(self.local.port())),
-        };
+        let control = self.flow(self.peer.address.port(), Some(self.local.port()));
         let promiscuous = (request.is_promiscuous && is_granted(cx))
             .then(|| Promiscuous::enter(&cx.view.load(), session.spec.interface.as_deref()));
         Capture {
@@ -328,19 +338,19 @@ impl Captures {
     }
 
     fn check_draining(&mut self, now: Instant, cx: &Context) -> Option<News> {
-        let Draining { generation, deadline, old, .. } = self.draining.as_ref()?;
-        let is_flushed = cx.sessions.is_drained(*generation);
-        let is_sent = || old.as_ref().is_none_or(Capture::is_sent);
-        if !(is_flushed && is_sent()) && now < *deadline {
+        let Draining { generation, deadline, .. } = self.draining.as_ref()?;
+        let is_drained = cx.sessions.is_drained(*generation);
+        if !is_drained && now < *deadline {
             return None;
         }
-        if !is_flushed {
-            tracing::warn!("workers did not flush an ended capture in time");
+        if !is_drained {
+            tracing::warn!("an ended capture was not flushed in time");
+            cx.sessions.abandon(*generation);
         }
         let Draining { old, next, .. } = self.draining.take()?;
         if let Some(old) = old {
             self.last = old.stats(cx);
-            old.close(cx);
+            old.let_go(cx);
         }
         let port = match next {
             Some(Next::Run(capture)) => {
@@ -452,6 +462,10 @@ impl Captures {
     }
 
     fn check_running(&mut self, cx: &Context) -> Option<News> {
+        if self.opening.is_some() {
+            // Its end would be told after the answer to STARTCAP, as if the new one had failed.
+            return None;
+        }
         let capture = self.running.as_mut()?;
         let mut failure = None;
         // Looked at whether or not there was an event: a worker may have found the end.
@@ -464,7 +478,7 @@ impl Captures {
             failure = Some("The interface disappeared");
         }
         let failure = failure?;
-        self.abandon(cx);
+        self.give_up(cx);
         Some(News::Failed(failure))
     }
 }
@@ -489,9 +503,8 @@ impl Capture {
         // The fields wrap, as the protocol's do.
         let wrap = |count: u64| u32::try_from(count & u64::from(u32::MAX)).unwrap_or(u32::MAX);
         // What this client's own queue lost is a lack of buffer like the ring's.
-        let is_loss = |reason: &&SessionDrop| {
-            !matches!(reason, SessionDrop::Filter | SessionDrop::Sampling)
-        };
+        let is_loss =
+            |reason: &&SessionDrop| !matches!(reason, SessionDrop::Filter | SessionDrop::Sampling);
         let lost: u64 =
             SessionDrop::ALL.iter().filter(is_loss).map(|reason| stats.dropped(*reason)).sum();
         let ring_lost = now.kernel_dropped.wrapping_sub(self.baseline.kernel_dropped);
@@ -532,17 +545,11 @@ impl Capture {
         true
     }
 
-    /// True if nothing waits to be sent, or nothing can be.
-    fn is_sent(&self) -> bool {
-        self.stream.is_none() || self.session.pump() != Pump::Blocked
-    }
-
-    /// Closes the data connection behind what was sent.
-    fn close(self, cx: &Context) {
+    /// Lets go of the data connection; the session closes it when all is sent.
+    fn let_go(self, cx: &Context) {
         if let Some(mut stream) = self.stream {
-            // The registration would outlive this descriptor: workers may hold the session's own.
+            // The registration would outlive this descriptor: the session has one of its own.
             let _not_registered = cx.registry.deregister(&mut stream);
-            let _not_connected = stream.shutdown(Shutdown::Write);
         }
     }
 }

@@ -1,9 +1,8 @@
 //! What the control thread is told once: sensors, data form, times, and whom it may serve.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::classify::OwnFlow;
@@ -221,7 +220,7 @@ pub(super) struct Context {
     pub(super) guesses: RefCell<Guesses>,
     pub(super) stats: Arc<ControlStats>,
     /// It was said that promiscuous mode is not granted.
-    pub(super) said_promisc: AtomicBool,
+    pub(super) said_promisc: Cell<bool>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) view: Shared<View>,
     pub(super) capture_stats: Box<dyn Fn() -> Stats + Send>,

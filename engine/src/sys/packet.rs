@@ -194,8 +194,7 @@ const _: () = assert!(size_of::<Membership>() == size_of::<libc::packet_mreq>())
 /// `PACKET_ADD_MEMBERSHIP` with `PACKET_MR_PROMISC`: until the socket closes.
 pub(crate) fn add_promiscuous(socket: impl AsFd, ifindex: u32) -> io::Result<()> {
     let mr_type = u16::try_from(libc::PACKET_MR_PROMISC).map_err(io::Error::other)?;
-    let membership =
-        Membership { mr_ifindex: ifindex, mr_type, mr_alen: 0, mr_address: [0; 8] };
+    let membership = Membership { mr_ifindex: ifindex, mr_type, mr_alen: 0, mr_address: [0; 8] };
     set_option(socket, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership)
 }
 
