@@ -112,7 +112,11 @@ fn config(sensors: &[SensorTarget]) -> ControlConfig {
         datagram_bytes: None,
         snaplen: crate::rpcap::MAX_SNAPLEN,
         addresses: crate::control::SensorAddresses::default(),
-        null_auth: true,
+        listen: Vec::new(),
+        allowed_hosts: crate::control::AllowedHosts::default(),
+        access: crate::control::Access::default(),
+        allow_promisc: false,
+        flows: crate::control::OwnFlows::default(),
         preselected: None,
         timing: quick(),
     }
