@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::net::TcpStream;
-use mio::{Registry, Token};
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
 use super::config::{Context, SensorTarget, Timing};
 use super::connection::{Connection, Mode, Over, Peer};
 use super::protocol::Ending;
 use super::resolve::{Addresses, Resolver};
-use super::socket::{connect, is_connected};
 use super::state::{SensorState, SensorStates};
 
 /// The waits between attempts.
@@ -178,7 +178,7 @@ impl Sensor {
             return Next::Wait(None);
         };
         cx.config.addresses.tell(peer.ip());
-        match connect(peer, Some(cx.config.timing.silence), registry, Token(self.index)) {
+        match connect(peer, &cx.config.timing, registry, Token(self.index)) {
             Ok(socket) => {
                 let deadline = now + cx.config.timing.connect;
                 self.link = Link::Connecting { socket, peer, deadline };
@@ -213,9 +213,9 @@ impl Sensor {
     fn connected(&mut self, socket: TcpStream, peer: SocketAddr, cx: &Context, now: Instant) {
         tracing::info!(sensor = %self.target, %peer, "connected");
         self.addresses.clear();
+        let token = Token(self.index);
         let peer_of = Peer { mode: Mode::Active, address: peer, sensor: self.index };
-        self.link =
-            Link::Open(Box::new(Connection::new(socket, peer_of, Token(self.index), cx, now)));
+        self.link = Link::Open(Box::new(Connection::new(socket, peer_of, token, cx, now)));
         self.states.update(self.index, |status| {
             status.state = SensorState::Connected;
             status.reconnects += u64::from(status.connects > 0);
@@ -288,6 +288,48 @@ impl Sensor {
             status.peer = None;
             status.last_error = Some(error.to_owned());
         });
+    }
+}
+
+/// Starts to connect.
+fn connect(
+    peer: SocketAddr,
+    timing: &Timing,
+    registry: &Registry,
+    token: Token,
+) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    // A peer that vanished without a word: probed when idle for a third of the time, and given up
+    // when it has acknowledged nothing for all of it.
+    let probe = Duration::from_secs((timing.silence.as_secs() / 3).max(1));
+    let keepalive = TcpKeepalive::new().with_time(probe).with_interval(probe).with_retries(2);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(timing.silence))?;
+    match socket.connect(&SockAddr::from(peer)) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(error) => return Err(error),
+    }
+    let mut socket = TcpStream::from_std(socket.into());
+    registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+    Ok(socket)
+}
+
+/// True when the connection stands, false while it is being made.
+pub(super) fn is_connected(socket: &TcpStream) -> io::Result<bool> {
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    match socket.peer_addr() {
+        // On loopback, a port of the ephemeral range that nobody listens on can be our own.
+        Ok(peer) if socket.local_addr()? == peer => {
+            Err(io::Error::from(io::ErrorKind::ConnectionRefused))
+        }
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -26,12 +26,13 @@ use crate::rpcap::{ANY_ETH, StartCaptureReply, Stats};
 use crate::session::{Pump, Session, SessionSpec};
 use crate::stats::SessionDrop;
 
+use super::active::is_connected;
 use super::config::{Context, FlowGuard};
 use super::connection::{Mode, Peer};
 use super::listing;
 use super::promiscuous::Promiscuous;
 use super::protocol::{Answer, StartRequest, Transport};
-use super::socket::{canonical, connect, is_connected};
+use super::socket::{canonical, connect};
 
 /// How often workers are asked whether they have flushed.
 const DRAIN_POLL: Duration = Duration::from_millis(2);
@@ -182,7 +183,7 @@ impl Captures {
                 if port == 0 {
                     return Err("The data port is 0".to_owned());
                 }
-                let socket = connect(self.data_address(port), None, &cx.registry, self.token)
+                let socket = connect(self.data_address(port), &cx.registry, self.token)
                     .map_err(|error| cannot_connect(&error))?;
                 self.opening = Some(Opening { socket, deadline, request });
             }

@@ -17,19 +17,15 @@ pub(super) fn watch_for_silence(socket: &SockRef<'_>, silence: Duration) -> io::
     socket.set_tcp_user_timeout(Some(silence))
 }
 
-/// Starts to connect; `silence` is for [`watch_for_silence`].
+/// Starts to make a data connection. Its peer's silence shows on the control connection, and
+/// may be long: it is a client that reads slowly.
 pub(super) fn connect(
     peer: SocketAddr,
-    silence: Option<Duration>,
     registry: &Registry,
     token: Token,
 ) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
-    socket.set_tcp_nodelay(true)?;
-    if let Some(silence) = silence {
-        watch_for_silence(&SockRef::from(&socket), silence)?;
-    }
     match socket.connect(&SockAddr::from(peer)) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
@@ -38,22 +34,6 @@ pub(super) fn connect(
     let mut socket = TcpStream::from_std(socket.into());
     registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
     Ok(socket)
-}
-
-/// True when the connection stands, false while it is being made.
-pub(super) fn is_connected(socket: &TcpStream) -> io::Result<bool> {
-    if let Some(error) = socket.take_error()? {
-        return Err(error);
-    }
-    match socket.peer_addr() {
-        // On loopback, a port of the ephemeral range that nobody listens on can be our own.
-        Ok(peer) if socket.local_addr()? == peer => {
-            Err(io::Error::from(io::ErrorKind::ConnectionRefused))
-        }
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 /// An IPv4 address as such, where an IPv6 socket shows it as a mapped one.

@@ -4,23 +4,29 @@
 //! worker --offer(frame)--> Packer: filter, sampling, encode --> Run (datagrams, bytes)
 //!                                                                | full, or flush time
 //!                                                                v
-//!              any worker, one at a time:  Outbox --number, send--> UDP socket
+//!              any worker, one at a time:  Outbox --number--> Datagrams (UDP) | Tcp
 //! control --open/close, set_filter--> Sessions (Shared list) --wake--> workers
 //! ```
 //!
 //! The protocol's conversation is `control`'s; this module knows no message but the two data
 //! encodings.
 
+mod datagrams;
 mod outbox;
 mod packer;
+mod path;
 mod run;
 mod sampler;
+mod tcp;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
 
 use crate::bpf::Program;
 use crate::rpcap::Sampling;
@@ -36,6 +42,10 @@ use sampler::Sampler;
 
 /// Send buffer asked for, bytes: what the reference takes.
 const SEND_BUFFER: usize = 8 << 20;
+
+/// How long a client may take to read what waits for it when its capture was ended, if nobody
+/// decides before.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// UDP form of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,9 +112,9 @@ impl Session {
     ///
     /// What `socket`, `bind` or `connect` answers.
     pub fn open(spec: SessionSpec) -> io::Result<Arc<Self>> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        // Relaxed: only uniqueness matters.
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let mut spec = spec;
+        // A control connection that came in over IPv6's socket may be an IPv4 one.
+        spec.peer.set_ip(spec.peer.ip().to_canonical());
         let any: IpAddr = match spec.peer {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -113,15 +123,25 @@ impl Session {
         socket.connect(spec.peer)?;
         socket.set_nonblocking(true)?;
         force_send_buffer(&socket, SEND_BUFFER);
-        let datagram_bytes = spec.datagram_bytes.unwrap_or(1472).max(MIN_DATAGRAM);
-        Ok(Arc::new(Self {
-            id,
+        let outbox = Outbox::udp(socket.into(), &spec)?;
+        let session = Self::new(spec, outbox);
+        // Sends the first probe, and on loopback finds its answer.
+        session.pump();
+        session.pump();
+        Ok(session)
+    }
+
+    fn new(spec: SessionSpec, outbox: Outbox) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Arc::new(Self {
+            // Relaxed: only uniqueness matters.
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             stats: SessionStats::default(),
             filter: Shared::new(spec.filter.clone()),
             sampler: Sampler::new(spec.sampling),
-            outbox: Outbox::new(socket, spec.encoding, datagram_bytes),
+            outbox,
             spec,
-        }))
+        })
     }
 
     /// A capture whose data go over `stream`, which is connected; as plain messages, whatever
@@ -130,24 +150,30 @@ impl Session {
     /// # Errors
     ///
     /// What setting the socket's options answers.
-    pub fn over_tcp(_spec: SessionSpec, _stream: TcpStream) -> io::Result<Arc<Self>> {
-        Err(io::Error::from(io::ErrorKind::Unsupported))
+    pub fn over_tcp(spec: SessionSpec, stream: TcpStream) -> io::Result<Arc<Self>> {
+        let socket = Socket::from(stream);
+        socket.set_nonblocking(true)?;
+        // Runs are as large as they should be, and are not to wait for an acknowledgement.
+        socket.set_tcp_nodelay(true)?;
+        Ok(Self::new(spec, Outbox::tcp(socket)))
     }
 
     /// Sends what waits, as far as that goes without blocking. May be called at any time and by
     /// any thread: when the data socket has become writable, and now and then.
     pub fn pump(&self) -> Pump {
-        Pump::Idle
+        self.outbox.pump(&self.stats)
     }
 
     /// The end, for good: what still waits is given up and counted, a TCP client sees the end of
     /// the stream. Never blocks; a repeated call does nothing.
-    pub fn close(&self) {}
+    pub fn close(&self) {
+        self.outbox.close(&self.stats);
+    }
 
     /// The data socket, to wait until it is writable.
     #[must_use]
     pub fn data_socket(&self) -> BorrowedFd<'_> {
-        todo!()
+        self.outbox.socket()
     }
 
     /// Replaces the sensor's filter; frames already encoded are not called back.
@@ -164,8 +190,17 @@ pub struct Sessions {
     wakers: Vec<Waker>,
     /// Each sensor's counts, over all its sessions.
     sensors: Vec<Arc<SensorStats>>,
-    /// Sessions that were taken out, until all is flushed or given up; with the generation.
-    ending: Mutex<Vec<(u64, Arc<Session>)>>,
+    /// Sessions that were taken out, until all is flushed or given up.
+    ending: Mutex<Vec<Ending>>,
+}
+
+/// A session that was taken out.
+#[derive(Debug)]
+struct Ending {
+    session: Arc<Session>,
+    /// Workers that have seen this have flushed what they held for it.
+    generation: u64,
+    since: Instant,
 }
 
 impl Sessions {
@@ -187,7 +222,7 @@ impl Sessions {
     #[must_use]
     pub fn sensors(&self) -> Vec<Arc<SensorStats>> {
         let mut ending = self.lock_ending();
-        ending.retain(|(generation, session)| {
+        ending.retain(|Ending { session, generation, .. }| {
             let is_over = self.is_seen(*generation) && session.pump() != Pump::Blocked;
             if is_over {
                 session.close();
@@ -224,7 +259,7 @@ impl Sessions {
             });
         });
         if let Some(session) = removed {
-            self.lock_ending().push((generation, session));
+            self.lock_ending().push(Ending { session, generation, since: Instant::now() });
             // Those that ended before, so that the list stays short with nobody reading.
             let _counts = self.sensors();
         }
@@ -248,20 +283,34 @@ impl Sessions {
     #[must_use]
     pub fn is_drained(&self, generation: u64) -> bool {
         let _counts = self.sensors();
-        self.is_seen(generation) && self.lock_ending().iter().all(|(at, _)| *at > generation)
+        self.is_seen(generation)
+            && self.lock_ending().iter().all(|ending| ending.generation > generation)
     }
 
     /// The time of the sessions that `generation` ended is over: what still waits is given up and
     /// counted.
     pub fn abandon(&self, generation: u64) {
-        for (at, session) in self.lock_ending().iter() {
-            if *at <= generation {
-                session.close();
+        for ending in self.lock_ending().iter() {
+            if ending.generation <= generation {
+                ending.session.close();
             }
         }
     }
 
-    fn lock_ending(&self) -> MutexGuard<'_, Vec<(u64, Arc<Session>)>> {
+    /// Goes on with sessions that nobody waits for, as those of a lost control connection, and
+    /// never waits itself.
+    pub fn tend(&self) {
+        let Ok(ending) = self.ending.try_lock() else { return };
+        for Ending { session, since, .. } in ending.iter() {
+            if since.elapsed() > ENDING {
+                session.close();
+            } else {
+                session.pump();
+            }
+        }
+    }
+
+    fn lock_ending(&self) -> MutexGuard<'_, Vec<Ending>> {
         self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -288,3 +337,6 @@ impl Sessions {
         self.list.load()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,6 +77,7 @@ enum Value {
     Sensor(fn(&SessionCounts) -> u64),
     SensorDrops,
     SensorSessions,
+    SensorDatagramSize,
     SensorStates,
     Control(fn(&ControlStats) -> &AtomicU64),
     Clients,
@@ -91,7 +92,7 @@ impl Metric {
         match self.source {
             Value::Worker(_) => &["worker"],
             Value::WorkerDrops => &["worker", "reason"],
-            Value::Sensor(_) | Value::SensorSessions => &["sensor"],
+            Value::Sensor(_) | Value::SensorSessions | Value::SensorDatagramSize => &["sensor"],
             Value::SensorDrops => &["sensor", "reason"],
             Value::SensorStates => &["sensor", "state"],
             Value::Control(_) | Value::Clients => &[],
@@ -118,7 +119,10 @@ impl Metric {
             | Value::Sensor(_)
             | Value::SensorDrops
             | Value::Control(_) => MetricType::Counter,
-            Value::SensorSessions | Value::SensorStates | Value::Clients => MetricType::Gauge,
+            Value::SensorSessions
+            | Value::SensorDatagramSize
+            | Value::SensorStates
+            | Value::Clients => MetricType::Gauge,
             Value::Latency => MetricType::Histogram,
             Value::Build => MetricType::Info,
         }
@@ -208,7 +212,7 @@ pub const METRICS: &[Metric] = &[
     ),
     metric(
         "podtap_session_frames_sent_total",
-        "Frames whose every datagram the kernel took",
+        "Frames that the kernel took to the last byte",
         Value::Sensor(|counts| counts.sent),
     ),
     metric(
@@ -223,13 +227,33 @@ pub const METRICS: &[Metric] = &[
     ),
     metric(
         "podtap_session_datagrams_total",
-        "Datagrams that the kernel took",
+        "Datagrams, or messages over TCP, that the kernel took",
         Value::Sensor(|counts| counts.datagrams),
     ),
     metric(
         "podtap_session_datagram_bytes_total",
-        "UDP payload bytes of the datagrams that the kernel took",
+        "Payload bytes of the datagrams, or the messages over TCP, that the kernel took",
         Value::Sensor(|counts| counts.datagram_bytes),
+    ),
+    metric(
+        "podtap_session_datagram_size_lowered_total",
+        "Times that the path to the sensor was found to take smaller datagrams than it did, or than its route says",
+        Value::Sensor(|counts| counts.size_lowered),
+    ),
+    metric(
+        "podtap_session_datagrams_over_mtu_total",
+        "Plain datagrams that are larger than the path takes, so that they became IP fragments",
+        Value::Sensor(|counts| counts.datagrams_over_mtu),
+    ),
+    metric(
+        "podtap_session_frames_cut_total",
+        "Frames sent with fewer bytes than the sensor wants, so that they fit into a datagram",
+        Value::Sensor(|counts| counts.frames_cut),
+    ),
+    metric(
+        "podtap_sensor_datagram_bytes",
+        "Most UDP payload bytes of a datagram to the sensor as of now, 0 without a capture over UDP",
+        Value::SensorDatagramSize,
     ),
     metric("podtap_sensor_sessions", "Captures that run for the sensor", Value::SensorSessions),
     metric(
@@ -353,6 +377,11 @@ impl Collector for Exporter {
                             let labels = with(sensor, "reason", reason.label());
                             counter(&mut out, &labels, count)?;
                         }
+                    }
+                }
+                Value::SensorDatagramSize => {
+                    for (counts, _, _, sensor) in &sensors {
+                        gauge(&mut out, sensor.labels(), counts.datagram_size)?;
                     }
                 }
                 Value::SensorSessions => {
