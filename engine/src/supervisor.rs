@@ -185,12 +185,13 @@ fn build(policy: &Policy, inputs: &Inputs) -> Classifier {
 
 /// A flow begins, or ends; true if there was none before, or is none any more.
 fn count_flow(flows: &mut BTreeMap<OwnFlow, usize>, flow: OwnFlow, begins: bool) -> bool {
-    let count = flows.entry(flow).or_default();
-    *count = if begins { *count + 1 } else { count.saturating_sub(1) };
-    match *count {
+    let before = flows.get(&flow).copied().unwrap_or(0);
+    match if begins { before + 1 } else { before.saturating_sub(1) } {
         0 => flows.remove(&flow).is_some(),
-        1 => begins,
-        _ => false,
+        count => {
+            flows.insert(flow, count);
+            before == 0
+        }
     }
 }
 
@@ -450,5 +451,22 @@ fn capture_stats(stats: &[Arc<WorkerStats>]) -> Stats {
         interface_dropped: 0,
         kernel_dropped: sum(|stats| stats.ring_dropped.get()),
         sent: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_is_excluded_until_the_last_capture_that_uses_it_ends() {
+        let mut flows = BTreeMap::new();
+        let flow = OwnFlow { peer: [10, 0, 0, 1].into(), peer_port: 4000, tcp_port: None };
+        let seen: Vec<_> = [true, true, false, true, false, false, false]
+            .map(|begins| (count_flow(&mut flows, flow, begins), flows.len()))
+            .into();
+        let expected =
+            [(true, 1), (false, 1), (false, 1), (false, 1), (false, 1), (true, 0), (false, 0)];
+        assert_eq!(seen, expected);
     }
 }

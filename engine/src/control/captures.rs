@@ -297,6 +297,10 @@ impl Captures {
             snaplen: request.snaplen.min(cx.config.snaplen),
             datagram_bytes: cx.config.datagram_bytes,
             takes_large_datagrams: request.takes_large_datagrams,
+            longest_wait_ns: match request.read_timeout_ms {
+                0 => u64::MAX,
+                ms => u64::from(ms) * 1_000_000,
+            },
             filter: Some(request.filter.clone()),
             sampling: request.sampling,
             interface: (request.interface != ANY_ETH).then(|| request.interface.clone()),

@@ -350,20 +350,20 @@ fn a_failed_capture_is_told_once_and_never_inside_a_reply() {
 #[test]
 fn nothing_is_taken_in_while_an_answer_is_due() {
     let mut bench = Bench::capturing();
-    let bytes = [message(10, &[]), message(9, &[])].concat();
+    let bytes = [message(10, &[]), message(11, &[0; 8])].concat();
     let mut input = &bytes[..];
     assert!(matches!(bench.conversation.advance(&mut input), Some(Action::End)));
     assert!(bench.conversation.advance(&mut input).is_none());
-    assert_eq!(input.len(), 8, "STATS waits for the reply to ENDCAP");
+    assert_eq!(input.len(), 16, "SETSAMPLING waits for the reply to ENDCAP");
     bench.conversation.answer(Ok(Answer::Ended));
     assert!(bench.conversation.advance(&mut input).is_none());
-    assert_eq!(replies(bench.conversation.output()), [reply(10), reply(9)]);
+    assert_eq!(replies(bench.conversation.output()), [reply(10), reply(11)]);
 }
 
 #[test]
 fn a_peer_that_does_not_read_is_not_answered_without_bound() {
     let mut bench = Bench::authenticated();
-    let requests = message(9, &[]).repeat(100_000);
+    let requests = message(11, &[0; 8]).repeat(100_000);
     let mut input = &requests[..];
     assert!(bench.conversation.advance(&mut input).is_none());
     assert!(bench.conversation.output().len() < OUTPUT_HIGH_WATER + 24);
