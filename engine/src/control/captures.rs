@@ -36,7 +36,7 @@ use super::socket::{canonical, connect};
 
 /// How often workers are asked whether they have flushed.
 const DRAIN_POLL: Duration = Duration::from_millis(2);
-/// How often a capture is checked for its interface and its data connection.
+/// How often a capture is checked for its interface and its data connection, event or not.
 const CAPTURE_POLL: Duration = Duration::from_millis(500);
 /// What STARTCAP's reply says: clients make their receive buffer this large if they may.
 const CLIENT_BUFFER_BYTES: u32 = 16 << 20;
@@ -263,10 +263,7 @@ impl Captures {
             self.opening.as_ref().map(|opening| opening.deadline),
             self.awaiting.as_ref().map(|awaiting| awaiting.deadline),
             self.draining.as_ref().map(|_| now + DRAIN_POLL),
-            self.running
-                .as_ref()
-                .filter(|capture| capture.is_watched())
-                .map(|_| now + CAPTURE_POLL),
+            self.running.as_ref().map(|_| now + CAPTURE_POLL),
         ];
         dues.into_iter().flatten().min()
     }
@@ -521,19 +518,13 @@ impl Capture {
         }
     }
 
-    /// True if it may end without an event of the control connection.
-    fn is_watched(&self) -> bool {
-        self.stream.is_some() || self.session.spec.interface.is_some()
-    }
-
     /// Sends what waits for the data connection, and looks for its end.
     fn is_broken(&mut self, is_ready: bool) -> bool {
+        // Over UDP, this is for the size of datagrams.
+        let is_over = self.session.pump() == Pump::Broken;
         let Some(stream) = &mut self.stream else { return false };
-        if self.session.pump() == Pump::Broken {
-            return true;
-        }
-        if !is_ready {
-            return false;
+        if is_over || !is_ready {
+            return is_over;
         }
         let mut nothing = [0; 512];
         for _ in 0..READS {

@@ -173,11 +173,8 @@ impl Connection {
     /// The connection is over, and its capture ended.
     pub(super) fn step(&mut self, now: Instant, cx: &Context) -> Result<Option<Instant>, Over> {
         let result = self.work(now, cx);
-        if let Err(over) = &result {
+        if result.is_err() {
             self.captures.give_up(cx);
-            if matches!(over, Over::NoAuth | Over::Idle | Over::Stalled) {
-                ControlStats::count(&cx.stats.timeouts);
-            }
         }
         result
     }
@@ -273,6 +270,7 @@ impl Connection {
             return Err(over);
         }
         if self.blocked_at.is_some_and(|since| now >= since + timing.stall) {
+            ControlStats::count(&cx.stats.timeouts);
             return Err(Over::Stalled);
         }
         if !self.captures.is_idle() {
@@ -280,6 +278,7 @@ impl Connection {
         }
         let silence = self.silence_due(cx).filter(|_| self.ending.is_none());
         if silence.is_some_and(|due| now >= due) {
+            ControlStats::count(&cx.stats.timeouts);
             // The texts are those of the reference.
             if self.authenticated_at.is_none() {
                 let text = "The RPCAP initial timeout has expired";

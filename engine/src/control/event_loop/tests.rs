@@ -2,6 +2,9 @@
 //!
 //! Waits have a far deadline and poll for what they wait for; nothing depends on a duration.
 
+mod data;
+mod passive;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
