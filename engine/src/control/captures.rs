@@ -23,7 +23,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::bpf::Program;
 use crate::classify::OwnFlow;
 use crate::rpcap::{ANY_ETH, StartCaptureReply, Stats};
-use crate::session::{Pump, Session, SessionSpec};
+use crate::session::{Encoding, Pump, Session, SessionSpec};
 use crate::stats::SessionDrop;
 
 use super::active::is_connected;
@@ -290,7 +290,7 @@ impl Captures {
         SessionSpec {
             sensor: self.peer.sensor,
             peer: self.data_address(port),
-            encoding: cx.config.encoding,
+            encoding: self.encoding(request, cx),
             snaplen: request.snaplen.min(cx.config.snaplen),
             datagram_bytes: cx.config.datagram_bytes,
             takes_large_datagrams: request.takes_large_datagrams,
@@ -301,6 +301,15 @@ impl Captures {
             filter: Some(request.filter.clone()),
             sampling: request.sampling,
             interface: (request.interface != ANY_ETH).then(|| request.interface.clone()),
+        }
+    }
+
+    /// The configured form is for configured sensors. Of who connects, only our own sensor is
+    /// known to understand more than the standard's datagrams: others die of the first stream one.
+    fn encoding(&self, request: &StartRequest, cx: &Context) -> Encoding {
+        match self.peer.mode {
+            Mode::Passive if !request.takes_large_datagrams => Encoding::Plain,
+            _ => cx.config.encoding,
         }
     }
 

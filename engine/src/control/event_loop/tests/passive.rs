@@ -104,6 +104,21 @@ fn a_client_that_connects_is_served_like_a_sensor() {
 }
 
 #[test]
+fn unknown_clients_get_standard_datagrams_and_sensors_of_ours_the_configured_form() {
+    let tap = Tap::start(open_config(), 0);
+    for (flags, expected) in [(0x02, Encoding::Plain), (0x8002, Encoding::Stream)] {
+        let mut client = tap.connect();
+        client.ask(8, &[0; 8]);
+        client.ask(3, b"any-eth");
+        let mut request = STARTCAP;
+        request[8..10].copy_from_slice(&u16::to_be_bytes(flags));
+        client.ask(4, &request);
+        assert_eq!(tap.sessions.load()[0].spec.encoding, expected);
+        client.ask(10, &[]);
+    }
+}
+
+#[test]
 fn byte_by_byte_a_client_is_served_the_same() {
     let tap = Tap::start(open_config(), 0);
     let mut client = tap.connect();
