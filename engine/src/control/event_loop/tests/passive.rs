@@ -198,12 +198,18 @@ fn null_is_refused_of_clients_unless_it_is_permitted() {
     assert_eq!(client.receive().1, 16, "AUTH comes first");
     client.send(8, &[0; 8]);
     let (_, code, text) = client.receive();
-    assert_eq!((code, &*text), (18, &b"Authentication failed"[..]));
+    let expected = b"Authentication failed; NULL authentication not permitted.";
+    assert_eq!((code, &*text), (18, &expected[..]), "the words that nmap and hydra look for");
     client.send(8, &[0, 2, 0, 0, 0, 0, 0, 0]);
     assert_eq!(client.receive().1, 20);
     client.send(8, &[0, 0, 0]);
     assert_eq!(client.receive().1, 3);
     assert_eq!(tap.count(|stats| &stats.auth_failures), 1);
+    for _ in 0..12 {
+        client.send(8, &[0; 8]);
+        assert_eq!(client.receive().1, 18);
+    }
+    assert!(client.is_closed(), "enough is enough");
 }
 
 #[test]
