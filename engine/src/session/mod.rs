@@ -74,6 +74,9 @@ pub struct SessionSpec {
     pub datagram_bytes: Option<usize>,
     /// The client showed that it takes UDP payloads of any size, not just 1472 bytes.
     pub takes_large_datagrams: bool,
+    /// The longest that the client wants what was captured to wait, ns; the tap's own time
+    /// (`--flush-us`) is kept if it is shorter.
+    pub longest_wait_ns: u64,
     /// The sensor's filter; `None` accepts everything.
     pub filter: Option<Program>,
     /// The sensor's sampling.

@@ -108,7 +108,8 @@ impl Packer {
     #[must_use]
     pub fn deadline_ns(&self, flush_ns: u64) -> Option<u64> {
         let run = self.run.as_ref().filter(|run| !run.is_empty())?;
-        Some(run.opened_ns.saturating_add(flush_ns))
+        let wait_ns = flush_ns.min(self.session.spec.longest_wait_ns);
+        Some(run.opened_ns.saturating_add(wait_ns))
     }
 
     /// Sends what waits, partial datagram included.

@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -20,6 +21,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
+use super::control::ControlStats;
 use super::histogram::{Distribution, SharedHistograms, Stage};
 use super::sensor::{SensorState, SensorStats, SessionCounts};
 use super::{DropReason, SessionDrop, WorkerStats};
@@ -30,6 +32,8 @@ pub struct Exported {
     pub workers: Vec<Arc<WorkerStats>>,
     /// Each worker's published histograms.
     pub histograms: Vec<SharedHistograms>,
+    /// Counters of the control connections.
+    pub control: Arc<ControlStats>,
     /// The sensors there are now.
     pub sensors: Box<dyn Fn() -> Vec<Arc<SensorStats>> + Send + Sync>,
     /// Why the tap is not ready, if it is not.
@@ -75,6 +79,8 @@ enum Value {
     SensorSessions,
     SensorDatagramSize,
     SensorStates,
+    Control(fn(&ControlStats) -> &AtomicU64),
+    Clients,
     Latency,
     Build,
 }
@@ -89,6 +95,7 @@ impl Metric {
             Value::Sensor(_) | Value::SensorSessions | Value::SensorDatagramSize => &["sensor"],
             Value::SensorDrops => &["sensor", "reason"],
             Value::SensorStates => &["sensor", "state"],
+            Value::Control(_) | Value::Clients => &[],
             Value::Latency => &["stage"],
             Value::Build => &["version", "commit"],
         }
@@ -107,12 +114,15 @@ impl Metric {
 
     fn metric_type(&self) -> MetricType {
         match self.source {
-            Value::Worker(_) | Value::WorkerDrops | Value::Sensor(_) | Value::SensorDrops => {
-                MetricType::Counter
-            }
-            Value::SensorSessions | Value::SensorDatagramSize | Value::SensorStates => {
-                MetricType::Gauge
-            }
+            Value::Worker(_)
+            | Value::WorkerDrops
+            | Value::Sensor(_)
+            | Value::SensorDrops
+            | Value::Control(_) => MetricType::Counter,
+            Value::SensorSessions
+            | Value::SensorDatagramSize
+            | Value::SensorStates
+            | Value::Clients => MetricType::Gauge,
             Value::Latency => MetricType::Histogram,
             Value::Build => MetricType::Info,
         }
@@ -252,6 +262,37 @@ pub const METRICS: &[Metric] = &[
         Value::SensorStates,
     ),
     metric(
+        "podtap_control_connections_total",
+        "Connections accepted from clients (--listen)",
+        Value::Control(|control| &control.connections),
+    ),
+    metric(
+        "podtap_control_refused_hosts_total",
+        "Connections refused: the host is not in --allow-hosts, or gave too many wrong passwords",
+        Value::Control(|control| &control.refused_hosts),
+    ),
+    metric(
+        "podtap_control_refused_connections_total",
+        "Connections refused or dropped because there were too many",
+        Value::Control(|control| &control.refused_connections),
+    ),
+    metric(
+        "podtap_control_auth_failures_total",
+        "Authentications refused, of clients and sensors",
+        Value::Control(|control| &control.auth_failures),
+    ),
+    metric(
+        "podtap_control_timeouts_total",
+        "Control connections ended because nothing came, or nothing was read, for too long",
+        Value::Control(|control| &control.timeouts),
+    ),
+    metric(
+        "podtap_control_accept_failures_total",
+        "Times that the system had no descriptor or memory for a connection",
+        Value::Control(|control| &control.accept_failures),
+    ),
+    metric("podtap_control_clients", "Clients that are connected to the tap", Value::Clients),
+    metric(
         "podtap_latency_seconds",
         "Time that frames took: in the ring until a worker took them, then until their datagram \
          was handed on, then until the kernel had it",
@@ -355,6 +396,14 @@ impl Collector for Exporter {
                             gauge(&mut out, &labels, u64::from(state == now))?;
                         }
                     }
+                }
+                Value::Control(get) => {
+                    let count = get(&self.exported.control).load(Ordering::Relaxed);
+                    out.encode_counter::<NoLabelSet, _, f64>(&count, None)?;
+                }
+                Value::Clients => {
+                    let clients = self.exported.control.clients.load(Ordering::Relaxed);
+                    out.encode_gauge(&clients)?;
                 }
                 Value::Latency => self.latency(&mut out)?,
                 Value::Build => out.encode_info(&self.build)?,

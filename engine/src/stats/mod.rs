@@ -13,6 +13,7 @@
 //! published once per batch, and are right one by one; a snapshot of several is not one moment.
 
 pub mod account;
+pub mod control;
 pub mod export;
 pub mod histogram;
 pub mod sensor;

@@ -49,6 +49,7 @@ fn session(filter: Option<Program>) -> (Arc<Session>, UdpSocket) {
         snaplen: 65535,
         datagram_bytes: None,
         takes_large_datagrams: false,
+        longest_wait_ns: u64::MAX,
         filter,
         sampling: Sampling { method: 0, value: 0 },
     };

@@ -25,6 +25,7 @@ fn spec(peer: SocketAddr) -> SessionSpec {
         snaplen: 262_144,
         datagram_bytes: None,
         takes_large_datagrams: false,
+        longest_wait_ns: u64::MAX,
         filter: None,
         sampling: Sampling { method: 0, value: 0 },
     }
