@@ -193,6 +193,9 @@ impl StartCapture {
     pub const DGRAM: u16 = 2;
     /// Flag: the daemon opens the data connection.
     pub const SERVER_OPEN: u16 = 4;
+    /// Flag, ours: the receiver takes datagrams of any size, so that none needs to be cut to the
+    /// snaplen. libpcap's daemons and the reference's ignore bits that they do not know.
+    pub const LARGE_DATAGRAMS: u16 = 0x8000;
     /// Bytes before the filter.
     pub const FIXED_BYTES: usize = 12;
 
