@@ -56,6 +56,19 @@ impl Auth {
         [0; 8]
     }
 
+    /// The payload of a request with a password; each text is cut to the 65,535 bytes that fit.
+    #[must_use]
+    pub fn password_request(user: &str, password: &str) -> Vec<u8> {
+        let texts =
+            [user, password].map(|text| &text.as_bytes()[..text.len().min(u16::MAX.into())]);
+        let mut payload = vec![0, 1, 0, 0];
+        for text in texts {
+            payload.extend(u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes());
+        }
+        payload.extend(texts.concat());
+        payload
+    }
+
     /// The payload of the reply: versions 0 to 0, and the byte order magic as this CPU stores it.
     #[must_use]
     pub fn reply() -> [u8; 8] {
@@ -83,6 +96,13 @@ pub fn read_auth_reply(payload: &[u8]) -> Result<(), Malformed> {
         0xa1b2_c3d4 | 0xd4c3_b2a1 => Ok(()),
         _ => Err(Malformed("AUTH reply has an unknown byte order magic")),
     }
+}
+
+/// True if an AUTH reply, which [`read_auth_reply`] has accepted, comes from a daemon of the other
+/// byte order. Fields inside frames that are in host order (USB, NFLOG) are then not in ours.
+#[must_use]
+pub fn auth_reply_is_swapped(payload: &[u8]) -> bool {
+    payload.get(4..8).is_some_and(|magic| *magic == 0xa1b2_c3d4_u32.swap_bytes().to_ne_bytes())
 }
 
 /// OPEN reply.
@@ -306,6 +326,13 @@ impl Sampling {
         reader.take(3, "SETSAMPLING padding")?;
         Ok(Self { method, value: reader.u32("SETSAMPLING value")? })
     }
+
+    /// The payload.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 8] {
+        let [v0, v1, v2, v3] = self.value.to_be_bytes();
+        [self.method, 0, 0, 0, v0, v1, v2, v3]
+    }
 }
 
 #[cfg(test)]
@@ -338,6 +365,25 @@ mod tests {
         for bad in [&[0, 0, 0][..], &[1, 1], &[0, 0, 0, 0, 1, 2, 3, 4]] {
             read_auth_reply(bad).unwrap_err();
         }
+    }
+
+    #[test]
+    fn the_magic_tells_the_daemon_s_byte_order() {
+        let mut swapped = Auth::reply();
+        swapped[4..].reverse();
+        read_auth_reply(&swapped).unwrap();
+        assert!(auth_reply_is_swapped(&swapped));
+        for same in [&Auth::reply()[..], &[], &[0, 0]] {
+            assert!(!auth_reply_is_swapped(same));
+        }
+    }
+
+    #[test]
+    fn sampling_survives_the_wire() {
+        // Not the truncated value 0 that libpcap's client sends.
+        let sampling = Sampling { method: 1, value: 0x0102_0304 };
+        assert_eq!(sampling.to_bytes(), [1, 0, 0, 0, 1, 2, 3, 4]);
+        assert_eq!(Sampling::read(&sampling.to_bytes()), Ok(sampling));
     }
 
     #[test]

@@ -122,15 +122,20 @@ fn write_slot(out: &mut Vec<u8>, address: Option<IpAddr>) {
     }
 }
 
+/// How systems call IPv4 in a slot: everybody 2, the BSDs with the structure's length before it.
+const FAMILIES_IPV4: [u16; 3] = [2, 0x1002, 0x1000];
+/// How systems call IPv6: Windows (and the protocol), Linux (and ExtraHop's daemon, which sends its
+/// own), HP-UX, AIX, Solaris; the BSDs with the length before it.
+const FAMILIES_IPV6: [u16; 9] = [FAMILY_IPV6, 10, 22, 24, 26, 0x1c18, 0x1c1c, 0x1c1e, 0x1c00];
+
+/// The address of a slot; `None` if it has none, or a kind (link layer, say) that is not ours.
 fn read_slot(slot: &[u8]) -> Option<IpAddr> {
-    match u16::from_be_bytes([slot[0], slot[1]]) {
-        2 => Some(IpAddr::V4(Ipv4Addr::new(slot[4], slot[5], slot[6], slot[7]))),
-        10 | FAMILY_IPV6 => {
-            let octets: [u8; 16] = slot[8..24].try_into().ok()?;
-            Some(IpAddr::V6(Ipv6Addr::from(octets)))
-        }
-        _ => None,
+    let family = u16::from_be_bytes([slot[0], slot[1]]);
+    if FAMILIES_IPV4.contains(&family) {
+        return Some(IpAddr::V4(Ipv4Addr::new(slot[4], slot[5], slot[6], slot[7])));
     }
+    let octets: [u8; 16] = slot[8..24].try_into().ok()?;
+    FAMILIES_IPV6.contains(&family).then(|| IpAddr::V6(Ipv6Addr::from(octets)))
 }
 
 #[cfg(test)]
@@ -168,6 +173,50 @@ mod tests {
         }
         assert_eq!(Interface::read_all(&payload, 2).unwrap(), interfaces);
         Interface::read_all(&payload[..payload.len() - 1], 2).unwrap_err();
+    }
+
+    #[test]
+    fn every_system_s_name_for_a_family_is_understood() {
+        let entry = |family: u16| {
+            let mut payload = vec![0, 1, 0, 0, 0, 0, 0, 6, 0, 1, 0, 0, b'x'];
+            let mut slot = [0; ADDRESS_SLOT];
+            slot[..2].copy_from_slice(&family.to_be_bytes());
+            slot[4..8].copy_from_slice(&[192, 0, 2, 1]);
+            slot[8..24].copy_from_slice(&"fd00::1".parse::<Ipv6Addr>().unwrap().octets());
+            payload.extend(slot);
+            payload.extend([0; 3 * ADDRESS_SLOT]);
+            Interface::read_all(&payload, 1).unwrap()[0].addresses.clone()
+        };
+        let v4 = Address { address: "192.0.2.1".parse().unwrap(), netmask: None };
+        let v6 = Address { address: "fd00::1".parse().unwrap(), netmask: None };
+        for family in FAMILIES_IPV4 {
+            assert_eq!(entry(family), [v4], "{family:#x}");
+        }
+        for family in FAMILIES_IPV6 {
+            assert_eq!(entry(family), [v6], "{family:#x}");
+        }
+        // AF_PACKET, as ExtraHop's daemon sends it; and an empty slot.
+        for family in [17, 0, 0xffff] {
+            assert_eq!(entry(family), [], "{family:#x}");
+        }
+    }
+
+    #[test]
+    fn a_name_longer_than_1024_bytes_is_refused() {
+        let list = |name: usize, description: usize| {
+            let mut payload = Vec::new();
+            for len in [name, description] {
+                payload.extend(u16::try_from(len).unwrap().to_be_bytes());
+            }
+            payload.extend([0; 8]);
+            payload.extend(vec![b'x'; name + description]);
+            Interface::read_all(&payload, 1)
+        };
+        assert_eq!(list(1_024, 1_024).unwrap()[0].name.len(), 1_024);
+        for (name, description) in [(1_025, 0), (1, 1_025), (65_535, 65_535)] {
+            let refusal = list(name, description).unwrap_err();
+            assert!(refusal.to_string().contains("longer than 1024 bytes"), "{refusal}");
+        }
     }
 
     proptest! {

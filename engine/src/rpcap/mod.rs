@@ -22,7 +22,7 @@ mod read;
 
 pub use control::{
     Auth, BpfInsn, Filter, OpenReply, Sampling, StartCapture, StartCaptureReply, Stats,
-    read_auth_reply,
+    auth_reply_is_swapped, read_auth_reply,
 };
 pub use data::{
     PACKET_HEADER_BYTES, PacketHeader, STREAM_HEADER_BYTES, STREAM_NO_PACKET, StreamHeader,

@@ -4,11 +4,12 @@
 //! open -> interface (one per tap) -> packet ... -> flush (timer) ... -> finish
 //! ```
 //!
-//! The first error ends the writing and is kept for the loop, which looks after each turn. A
-//! reader that has gone away (`EPIPE`) is an end, not an error.
+//! Only whole blocks are handed to the file, so what is there is readable at any moment, whatever
+//! becomes of us. The first error ends the writing and is kept for the loop, which looks after each
+//! turn. A reader that has gone away (`EPIPE`) is an end, not an error.
 
 use std::fs::File;
-use std::io::{self, BufWriter};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
@@ -19,8 +20,8 @@ use crate::rpcap::PacketHeader;
 const BUFFER_BYTES: usize = 256 * 1024;
 
 pub(super) struct Output {
-    writer: Option<Writer<BufWriter<File>>>,
-    /// A descriptor of the same file, to see the reader of a pipe go.
+    /// What was written since the last flush; `None` when nothing more is to be.
+    writer: Option<Writer<Vec<u8>>>,
     file: Option<File>,
     error: Option<io::Error>,
     reader_gone: bool,
@@ -48,9 +49,8 @@ impl Output {
         } else {
             File::create(path)?
         };
-        let second = file.try_clone()?;
-        let mut output = Self { file: Some(second), ..Self::nowhere(limit) };
-        match Writer::new(BufWriter::with_capacity(BUFFER_BYTES, file)) {
+        let mut output = Self { file: Some(file), ..Self::nowhere(limit) };
+        match Writer::new(Vec::with_capacity(2 * BUFFER_BYTES)) {
             Ok(writer) => output.writer = Some(writer),
             Err(error) => output.fail(error),
         }
@@ -113,16 +113,21 @@ impl Output {
         if let (Some(writer), Some(interface)) = (&mut self.writer, interface) {
             let seconds = u64::from(header.seconds) * 1_000_000_000;
             let timestamp_ns = seconds + u64::from(header.micros) * 1_000;
-            let written = writer.packet(interface, timestamp_ns, header.wire_len, data);
-            if let Err(error) = written {
-                self.fail(error);
+            match writer.packet(interface, timestamp_ns, header.wire_len, data) {
+                Err(error) => self.fail(error),
+                Ok(()) if writer.get_mut().len() >= BUFFER_BYTES => self.flush(),
+                Ok(()) => {}
             }
         }
         true
     }
 
     pub(super) fn flush(&mut self) {
-        if let Some(Err(error)) = self.writer.as_mut().map(Writer::flush) {
+        let (Some(writer), Some(file)) = (&mut self.writer, &mut self.file) else { return };
+        let blocks = writer.get_mut();
+        let written = file.write_all(blocks);
+        blocks.clear();
+        if let Err(error) = written {
             self.fail(error);
         }
     }
