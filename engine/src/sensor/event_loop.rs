@@ -223,7 +223,7 @@ impl EventLoop {
     fn remove(&mut self, id: u64, now: Instant) {
         let Some(tap) = self.taps.remove(&id) else { return };
         if let Some(target) = tap.target.and_then(|index| self.targets.get_mut(index)) {
-            target.lost(now, tap.has_captured(), tap.trouble());
+            target.lost(now, tap.has_started(), tap.trouble());
             self.look_for_targets(now);
         }
         tap.close(now, &mut self.context);

@@ -117,13 +117,13 @@ fn senders(text: &str) -> Result<IpNet, String> {
 }
 
 fn sampling(text: &str) -> Result<Sampling, String> {
-    let parsed = match (text.strip_prefix("1/"), text.strip_suffix("ms")) {
-        (Some(number), _) => number.parse().map(|value| Sampling { method: 1, value }),
-        (None, Some(number)) => number.parse().map(|value| Sampling { method: 2, value }),
-        (None, None) => "".parse().map(|value| Sampling { method: 0, value }),
+    let number = |text: &str| text.parse().ok().filter(|number| *number > 0);
+    let with = |method| move |value| Sampling { method, value };
+    let sampling = match text.strip_prefix("1/") {
+        Some(text) => number(text).map(with(1)),
+        None => text.strip_suffix("ms").and_then(number).map(with(2)),
     };
-    let usable = parsed.ok().filter(|sampling| sampling.value > 0);
-    usable.ok_or_else(|| "expected 1/N or Nms, N from 1 to 4294967295".to_owned())
+    sampling.ok_or_else(|| "expected 1/N or Nms, N from 1 to 4294967295".to_owned())
 }
 
 /// Why the sensor did not run, or stopped.
@@ -327,5 +327,11 @@ impl Drop for Signals {
     }
 }
 
+#[cfg(test)]
+mod args_tests;
+#[cfg(test)]
+mod daemons;
+#[cfg(test)]
+mod played;
 #[cfg(test)]
 mod recorded;

@@ -138,3 +138,53 @@ impl Output {
         self.error.take().map_or(Ok(()), Err)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::tests::packet;
+    use super::*;
+
+    /// Follows the blocks' lengths; how many packets, if the last block is whole.
+    fn packets_of(file: &[u8]) -> u32 {
+        let (mut at, mut packets) = (0, 0);
+        while at < file.len() {
+            let field = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
+            packets += u32::from(field(at) == 6);
+            let len = field(at + 4) as usize;
+            assert_eq!(field(at + len - 4) as usize, len, "both lengths of a block agree");
+            at += len;
+        }
+        assert_eq!(at, file.len(), "the last block is whole");
+        packets
+    }
+
+    #[test]
+    fn what_is_in_the_file_is_whole_at_any_moment() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.pcapng");
+        let mut output = Output::open(&path, None).unwrap();
+        let block = output.interface("tap eth0", 1, 65_535);
+        let mut seen = 0;
+        for number in 0..2_000 {
+            let (header, data) = packet(number, 1 + number as usize * 7 % 1_500);
+            assert!(output.packet(block, &header, &data));
+            // As who reads it after a kill -9 here.
+            let now = packets_of(&std::fs::read(&path).unwrap());
+            assert!(now >= seen && now <= number + 1);
+            seen = now;
+        }
+        assert!(seen > 1_500, "a quarter of a mebibyte is written without being told to");
+        output.flush();
+        assert_eq!(packets_of(&std::fs::read(&path).unwrap()), 2_000);
+        output.finish().unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_that_is_kept() {
+        let mut output = Output::open(Path::new("/dev/full"), None).unwrap();
+        assert!(output.is_done(), "nothing more is taken");
+        let (header, data) = packet(1, 60);
+        assert!(!output.packet(None, &header, &data));
+        assert_eq!(output.finish().unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+}

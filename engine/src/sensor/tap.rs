@@ -59,6 +59,7 @@ pub(super) struct Tap {
     data: Data,
     data_due: Option<Instant>,
     capture: Option<Capture>,
+    has_started: bool,
     record: usize,
     /// What OPEN answered: the filter is compiled for it.
     linktype: i32,
@@ -96,6 +97,7 @@ impl Tap {
             data: Data::None,
             data_due: None,
             capture: None,
+            has_started: false,
             record: 0,
             linktype: 0,
             last_stats: None,
@@ -108,6 +110,11 @@ impl Tap {
     /// True once a capture was begun.
     pub(super) fn has_captured(&self) -> bool {
         self.capture.is_some()
+    }
+
+    /// True once a daemon has agreed to capture.
+    pub(super) fn has_started(&self) -> bool {
+        self.has_started
     }
 
     /// Why it is being left, unless it is as it should be.
@@ -177,6 +184,7 @@ impl Tap {
                 }
                 Event::Started(reply) => {
                     tracing::info!("{} captures", self.label);
+                    self.has_started = true;
                     self.begin_data(now, reply.port, context)?;
                 }
                 Event::FilterReplaced => tracing::info!("{} has the new filter", self.label),
