@@ -65,6 +65,12 @@ pub enum FilterFileError {
         /// No such file, not allowed.
         source: io::Error,
     },
+    /// There is nothing in it.
+    #[error("{}: empty; what lets everything pass is \"greater 0\"", path.display())]
+    Empty {
+        /// As it was given.
+        path: PathBuf,
+    },
     /// What is in it does not compile.
     #[error("{}: {source}", path.display())]
     Compile {
@@ -102,20 +108,22 @@ impl Settings {
         self.reload()
     }
 
-    /// Reads the filter file again. An empty one lets everything pass; one that cannot be used
-    /// changes nothing.
+    /// Reads the filter file again. One that cannot be used changes nothing; nor does an empty one,
+    /// which an editor may have left behind for a moment.
     pub(super) fn reload(&mut self) -> Result<(), FilterFileError> {
         let Some(path) = self.filter_file.clone() else { return Ok(()) };
         let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
+            Ok(text) => text.trim().to_owned(),
             Err(source) => return Err(FilterFileError::Read { path, source }),
         };
-        let expression = Some(text.trim().to_owned()).filter(|text| !text.is_empty());
-        match compile(expression.as_deref(), DLT_EN10MB) {
+        if text.is_empty() {
+            return Err(FilterFileError::Empty { path });
+        }
+        match compile(Some(&text), DLT_EN10MB) {
             Ok(ethernet) => self.ethernet = ethernet,
             Err(source) => return Err(FilterFileError::Compile { path, source }),
         }
-        self.expression = expression;
+        self.expression = Some(text);
         Ok(())
     }
 

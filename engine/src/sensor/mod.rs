@@ -335,3 +335,5 @@ mod daemons;
 mod played;
 #[cfg(test)]
 mod recorded;
+#[cfg(test)]
+mod tools;

@@ -167,7 +167,7 @@ impl FakeTap {
     }
 
     pub(super) fn accept(listener: &TcpListener, data_port: u16) -> Self {
-        Self::serve(listener.accept().unwrap().0, data_port)
+        Self::serve(accept(listener), data_port)
     }
 
     pub(super) fn expect(&mut self, kind: MessageType) -> Vec<u8> {
@@ -217,6 +217,23 @@ impl FakeTap {
         self.expect(MessageType::Stats);
         self.reply_stats(sent);
         self.expect(MessageType::Close);
+    }
+}
+
+/// Somebody who connects; a test that waits in vain fails.
+pub(super) fn accept(listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).unwrap();
+                return stream;
+            }
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => panic!("{error}"),
+            Err(_) => assert!(Instant::now() < deadline, "nobody connects"),
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

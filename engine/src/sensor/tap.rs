@@ -140,15 +140,22 @@ impl Tap {
 
     /// The control connection can be read or written.
     pub(super) fn control_ready(&mut self, now: Instant, context: &mut Context) -> Fate {
-        match self.read_control(now, context).and_then(|events| self.act(now, events, context)) {
+        let mut events = Vec::new();
+        let read = self.read_control(now, context, &mut events);
+        // What was said before the end counts.
+        match self.act(now, events, context).and_then(|fate| read.map(|()| fate)) {
             Ok(fate) => fate,
             Err(trouble) => self.fail(now, &trouble, context),
         }
     }
 
-    fn read_control(&mut self, now: Instant, context: &mut Context) -> Result<Vec<Event>, Trouble> {
-        let mut events = Vec::new();
-        let Some(control) = &mut self.control else { return Ok(events) };
+    fn read_control(
+        &mut self,
+        now: Instant,
+        context: &mut Context,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Trouble> {
+        let Some(control) = &mut self.control else { return Ok(()) };
         if self.is_connecting {
             let error = control.take_error().unwrap_or_else(Some);
             if let Some(error) = error {
@@ -160,13 +167,13 @@ impl Tap {
             let buffer = &mut context.receiver.buffer()[..READ_BYTES];
             match control.read(buffer) {
                 Ok(0) => return Err(Trouble::new("closed", "closed the connection")),
-                Ok(len) => self.client.receive(now, &buffer[..len], &mut events)?,
+                Ok(len) => self.client.receive(now, &buffer[..len], events)?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Trouble::new("closed", format!("is gone: {error}"))),
             }
         }
-        Ok(events)
+        Ok(())
     }
 
     /// Does what the client's events ask for, and sends what it has to say.

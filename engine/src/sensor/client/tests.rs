@@ -226,7 +226,7 @@ fn without_a_preselection_the_first_interface_is_opened() {
 #[test]
 fn the_list_of_extrahops_daemon_is_read() {
     // Its own family numbers: AF_PACKET (17) with the MAC, Linux' AF_INET6 (10); and its mark.
-    let mut payload = vec![0, 4, 0, 13, 0, 0, 0, 6, 0, 3, 0, 0];
+    let mut payload = vec![0, 4, 0, 12, 0, 0, 0, 6, 0, 3, 0, 0];
     payload.extend(b"eth0;preselected");
     for family in [17u8, 2, 10] {
         let mut slots = [0xab; 512];

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use crate::rpcap::{Auth, Header, Interface, MessageType, OpenReply, StartCapture};
 use crate::sensor::context::DataChannel;
 use crate::sensor::message::tests::{message, packet};
-use crate::sensor::played::{FakeTap, Plan, Sensor, file_of};
+use crate::sensor::played::{FakeTap, Plan, Sensor, accept, file_of};
 use crate::sensor::reassembly::tests::{Packet, datagrams, packets};
 
 #[test]
@@ -97,7 +97,7 @@ fn passive_daemons_are_connected_to() {
             DataChannel::Udp => tap.send(&datagrams(&sent, 0, 1_472).iter().collect::<Vec<_>>()),
             DataChannel::Tcp => {
                 assert_eq!((tap.start.flags, tap.start.port), (0, 0));
-                let mut stream = data_listener.accept().unwrap().0;
+                let mut stream = accept(&data_listener);
                 stream.write_all(&sent.iter().flat_map(message).collect::<Vec<_>>()).unwrap();
             }
         }
