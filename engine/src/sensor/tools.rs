@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! FakeTap <--control, UDP--> Sensor --pcapng--> file, pipe --> tshark, tcpdump
-//!           `--tcpdump (a namespace of its own)--> tshark -d tcp.port==..,rpcap
+//!           `--tcpdump (a namespace of its own)--> tshark -Y rpcap
 //! ```
 
 use std::io::{BufRead, BufReader};
@@ -94,7 +94,7 @@ fn tshark_and_tcpdump_read_what_was_written() {
     ];
     let mut tshark = Command::new("tshark");
     tshark.env("TZ", "UTC").args(["-n", "-T", "fields", "-r"]).arg(&path);
-    fields.iter().for_each(|field| drop(tshark.args(["-e", field])));
+    tshark.args(fields.iter().flat_map(|field| ["-e", field]));
     let lines = said(&mut tshark);
     for host in ["127.0.0.1", "127.0.0.2"] {
         let name = format!("{host} any-eth");
@@ -162,8 +162,13 @@ fn a_pipe_is_read_while_the_capture_runs() {
         // Each is shown before the next is sent: nothing waits for a buffer to fill.
         for number in 1..=3 {
             tap.send(&[&message(&frame(number, 60))]);
-            let line = lines.recv_timeout(PATIENCE).expect("a line for each packet");
-            assert!(line.to_lowercase().contains("0x88b5"), "{line}");
+            // tcpdump says more lines: the bytes of a protocol that it does not know.
+            while !lines
+                .recv_timeout(PATIENCE)
+                .expect("each packet is shown")
+                .to_lowercase()
+                .contains("0x88b5")
+            {}
         }
         sensor.stop();
         tap.end(3);
@@ -231,10 +236,10 @@ impl Recorder {
 }
 
 /// Values of a field of the RPCAP dissector, in the order of the file.
-fn dissected(file: &Path, ports: &[String], filter: &str, field: &str) -> Vec<String> {
+/// The dissector finds the protocol by itself, at any port.
+fn dissected(file: &Path, filter: &str, field: &str) -> Vec<String> {
     let mut tshark = Command::new("tshark");
     tshark.args(["-n", "-T", "fields", "-e", field, "-Y", filter, "-r"]).arg(file);
-    ports.iter().for_each(|port| drop(tshark.args(["-d", port])));
     let text = said(&mut tshark);
     text.split(['\n', ',']).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
@@ -281,13 +286,6 @@ fn dissect_a_conversation(data: DataChannel) {
     std::io::Write::write_all(&mut reloader, b"x").unwrap();
     assert_eq!(Filter::read(&tap.expect(MessageType::UpdateFilter)), Ok(everything()));
     tap.reply(MessageType::UpdateFilterReply, 0, &[]);
-    let ports = [
-        format!("tcp.port=={},rpcap", sensor.address().port()),
-        match data {
-            DataChannel::Udp => format!("udp.port=={},rpcap", tap.data_address().port()),
-            DataChannel::Tcp => format!("tcp.port=={},rpcap", tap.data_address().port()),
-        },
-    ];
     sensor.stop();
     tap.end(3);
     drop(stream);
@@ -296,17 +294,15 @@ fn dissect_a_conversation(data: DataChannel) {
     assert_eq!(summary.totals.packets, 3);
     recorder.stop(&file);
 
-    let types = dissected(&file, &ports, "rpcap", "rpcap.type");
-    // Every message of the protocol but ERROR, each once, but STATS and PACKET.
-    let requests = [8, 2, 3, 11, 4, 5, 9, 10, 9, 6];
-    let control: Vec<u16> = types
-        .iter()
-        .map(|text| parse_number(text))
-        .filter(|number| *number != 7 && *number < 128)
-        .collect();
-    assert_eq!(control, requests);
+    let types = dissected(&file, "rpcap", "rpcap.type");
+    // Every message of the protocol but ERROR, each with its reply, where it has one.
+    let asked = [8, 2, 3, 11, 4, 5, 9, 10, 9].into_iter().flat_map(|asked| [asked, asked | 128]);
+    let expected: Vec<u16> = asked.chain([6]).collect();
+    let control: Vec<u16> =
+        types.iter().map(|text| parse_number(text)).filter(|number| *number != 7).collect();
+    assert_eq!(control, expected);
     assert_eq!(types.iter().filter(|text| parse_number(text) == 7).count(), 3);
-    let bad = dissected(&file, &ports, "_ws.malformed || _ws.expert.severity >= 8388608", "rpcap");
+    let bad = dissected(&file, "_ws.malformed || _ws.expert.severity >= 8388608", "rpcap");
     assert_eq!(bad, Vec::<String>::new());
 }
 

@@ -196,7 +196,11 @@ impl Tap {
         match &self.data {
             Data::Stream(stream) if stream.peer_addr().is_ok() => Ok(()),
             Data::Stream(_) => Err(Trouble::new("data", "cannot be reached at its data port")),
-            _ => Err(Trouble::new("data", "did not open its data connection in time")),
+            Data::Listening(_) => {
+                Err(Trouble::new("data", "did not open its data connection in time"))
+            }
+            // It was there, and has ended.
+            Data::None | Data::Udp(_) => Ok(()),
         }
     }
 
