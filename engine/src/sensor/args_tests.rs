@@ -43,3 +43,13 @@ fn other_senders_are_addresses_or_prefixes() {
 fn a_filter_comes_from_one_place() {
     parse("--connect a --filter tcp --filter-file f").unwrap_err();
 }
+
+#[test]
+fn no_longer_frames_are_asked_for_than_fit_a_datagram_unless_told() {
+    let snaplen = |more: &str| parse(&format!("--connect a {more}")).unwrap().snaplen();
+    // libpcap's capture dies of a frame that does not fit; loopback has such frames.
+    assert_eq!(snaplen(""), 65_507 - 8 - 20);
+    assert_eq!(snaplen("--data tcp"), 262_144);
+    assert_eq!(snaplen("--snaplen 100000"), 100_000);
+    parse("--connect a --snaplen 262145").unwrap_err();
+}

@@ -39,7 +39,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 pub use context::{DataChannel, FilterFileError};
 pub use summary::{Counts, Malformed, Record, Summary, TapStats};
 
-use crate::rpcap::{MAX_SNAPLEN, Sampling};
+use crate::rpcap::{HEADER_BYTES, MAX_SNAPLEN, MAX_UDP_PAYLOAD, PACKET_HEADER_BYTES, Sampling};
 use crate::sys::libpcap::CompileError;
 
 /// The environment variable that may hold the password.
@@ -83,10 +83,11 @@ pub struct Args {
     /// several addresses.
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = senders)]
     pub data_from: Vec<IpNet>,
-    /// The most bytes of a frame to ask for.
-    #[arg(long, value_name = "BYTES", default_value_t = MAX_SNAPLEN,
+    /// The most bytes of a frame to ask for [default: 65479 with UDP, which is what fits a datagram
+    /// of the plain form; 262144 with TCP].
+    #[arg(long, value_name = "BYTES",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SNAPLEN)))]
-    pub snaplen: u32,
+    pub snaplen: Option<u32>,
     /// End after so many packets.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
@@ -102,6 +103,19 @@ pub struct Args {
     /// File with the password [default: the variable PODTAP_SENSOR_PASSWORD].
     #[arg(long, value_name = "FILE", requires = "user")]
     pub password_file: Option<PathBuf>,
+}
+
+impl Args {
+    /// What to ask for. libpcap's daemon sends a longer frame than fits in vain, once, and its
+    /// capture is then dead without a word; a snaplen that fits makes it cut the frame instead.
+    fn snaplen(&self) -> u32 {
+        const FITS_A_DATAGRAM: usize = MAX_UDP_PAYLOAD - HEADER_BYTES - PACKET_HEADER_BYTES;
+        let default = match self.data {
+            DataChannel::Udp => u32::try_from(FITS_A_DATAGRAM).unwrap_or(MAX_SNAPLEN),
+            DataChannel::Tcp => MAX_SNAPLEN,
+        };
+        self.snaplen.unwrap_or(default)
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -226,7 +240,7 @@ fn prepare(
         sampling: args.sampling,
     };
     let mut settings =
-        context::Settings::new(wishes, args.data, args.snaplen, args.filter.clone()).map_err(
+        context::Settings::new(wishes, args.data, args.snaplen(), args.filter.clone()).map_err(
             |source| Error::Filter { expression: args.filter.clone().unwrap_or_default(), source },
         )?;
     settings.data_from.clone_from(&args.data_from);
