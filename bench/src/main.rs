@@ -45,7 +45,7 @@ fn measure(workload: &bench::Workload) -> f64 {
     let (mut reported, started) = (0u32, Instant::now());
     while let Some(batch) = source.next_batch() {
         for frame in batch.frames() {
-            pipeline.admit(&classifier, &frame, |_packet, verdict| {
+            pipeline.admit(&classifier, &frame, |_packet, _headers, verdict| {
                 reported += u32::from(verdict.is_ok());
             });
         }

@@ -13,6 +13,7 @@ mod values;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -20,7 +21,10 @@ pub use settings::{Origin, SETTINGS, Setting, Settings};
 pub use values::parse_bytes;
 
 use crate::classify::{Election, Policy};
-use crate::control::{ControlConfig, SensorAddresses, SensorTarget, Timing};
+use crate::control::{
+    ControlConfig, MAX_CONNECTIONS, MAX_SESSIONS_PER_SENSOR, SensorAddresses, SensorTarget,
+    SensorsMode, Sharing, Timing,
+};
 use crate::dedup;
 use crate::net::InterfaceSelection;
 use crate::rpcap::{MAX_SNAPLEN, MAX_UDP_PAYLOAD};
@@ -44,6 +48,8 @@ pub struct Config {
     pub interfaces: InterfaceSelection,
     /// `--sensor` with `--port`.
     pub sensors: Vec<SensorTarget>,
+    /// `--sensors-mode`, `--sessions-per-sensor`, `--balance-settle-ms`.
+    pub sharing: Sharing,
     /// `--podnet`: the pods' prefixes. The reference's election needs them; the default one does not.
     pub podnet: Vec<IpNet>,
     /// `--svcnet`, `--tapped-net`, `--untapped-net`, `--election`.
@@ -85,6 +91,7 @@ impl Config {
             .parse(|text| InterfaceSelection::parse(text).map_err(|error| error.to_string()))?;
         let port = with("port").parse(|text| number(text, 1..=65_535))?;
         let sensors = with("sensor").parse(|text| sensors(text, port))?;
+        let sharing = sharing(settings, sensors.len())?;
         let podnet = with("podnet").parse(prefixes)?;
         let svcnet = with("svcnet").parse(prefixes)?;
         refuse_overlap(&with("svcnet"), &svcnet, "PODNET", &podnet)?;
@@ -113,6 +120,7 @@ impl Config {
         Ok(Self {
             interfaces,
             sensors,
+            sharing,
             podnet,
             policy,
             encoding: with("encoding").parse(|text| match text {
@@ -152,6 +160,7 @@ impl Config {
     pub fn control(&self, addresses: SensorAddresses) -> ControlConfig {
         ControlConfig {
             sensors: self.sensors.clone(),
+            sharing: self.sharing,
             encoding: self.encoding,
             datagram_bytes: self.datagram_bytes,
             snaplen: self.snaplen,
@@ -182,6 +191,26 @@ impl Field<'_> {
     fn error(&self, reason: String) -> ConfigError {
         ConfigError { setting: self.settings.named(self.flag), reason }
     }
+}
+
+fn sharing(settings: &Settings, sensors: usize) -> Result<Sharing, ConfigError> {
+    let with = |flag: &'static str| Field { settings, flag };
+    let mode = with("sensors-mode").parse(|text| match text {
+        "copy" => Ok(SensorsMode::Copy),
+        "balance" => Ok(SensorsMode::Balance),
+        _ => Err(format!("{text:?} is neither copy nor balance")),
+    })?;
+    let sessions_per_sensor = with("sessions-per-sensor").parse(|text| {
+        let each = number(text, 1..=MAX_SESSIONS_PER_SENSOR)?;
+        match each * sensors <= MAX_CONNECTIONS {
+            true => Ok(each),
+            false => Err(format!(
+                "{each} sessions to each of {sensors} sensors are more than {MAX_CONNECTIONS}"
+            )),
+        }
+    })?;
+    let settle = with("balance-settle-ms").parse(|text| number(text, 0..=3_600_000u64))?;
+    Ok(Sharing { mode, sessions_per_sensor, settle: Duration::from_millis(settle) })
 }
 
 fn sensors(text: &str, default_port: u16) -> Result<Vec<SensorTarget>, String> {
@@ -252,6 +281,7 @@ mod tests {
         assert_eq!((config.dedup_window_ns, config.workers), (100_000_000, None));
         assert_eq!((config.encoding, config.policy.election), (Encoding::Stream, Election::Source));
         assert!(config.sensors.is_empty() && config.metrics.is_none());
+        assert_eq!(config.sharing, Sharing::default(), "every sensor gets every packet, once");
     }
 
     #[test]
@@ -290,6 +320,15 @@ mod tests {
             (
                 &["--sensor", "10.0.0.1,10.0.0.1"],
                 "--sensor: \"10.0.0.1,10.0.0.1\" names a sensor twice",
+            ),
+            (&["--sensors-mode", "x"], "--sensors-mode: \"x\" is neither copy nor balance"),
+            (
+                &["--sessions-per-sensor", "17"],
+                "--sessions-per-sensor: \"17\" is not a number from 1 to 16",
+            ),
+            (
+                &["--balance-settle-ms", "x"],
+                "--balance-settle-ms: \"x\" is not a number from 0 to 3600000",
             ),
             (&["--dedup-memory", "1K"], "--dedup-memory: 1024 bytes of dedup memory are too few"),
             (&["--dedup-memory", "lots"], "--dedup-memory: \"lots\" is not a number of bytes"),

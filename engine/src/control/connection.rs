@@ -20,7 +20,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 
 use crate::rpcap::{ANY_ETH, DLT_EN10MB, StartCaptureReply, Stats};
-use crate::session::{Session, SessionSpec};
+use crate::session::{Session, SessionSpec, Share};
 
 use super::config::Context;
 use super::listing;
@@ -82,6 +82,8 @@ pub(super) struct Connection {
     peer: SocketAddr,
     /// Index in the configuration.
     sensor: usize,
+    /// What its captures share with those of other connections.
+    share: Option<Share>,
     conversation: Conversation,
     inbound: Inbound,
     is_readable: bool,
@@ -111,6 +113,7 @@ impl Connection {
             socket,
             peer,
             sensor,
+            share: None,
             conversation: Conversation::new(cx.config.preselected.clone()),
             inbound: Inbound { buffer: vec![0; INBOUND_BYTES].into(), start: 0, end: 0 },
             is_readable: true,
@@ -123,6 +126,17 @@ impl Connection {
             blocked_at: None,
             ending: None,
         }
+    }
+
+    /// Captures share the packets from now on; those of one interface never do.
+    pub(super) fn set_share(&mut self, share: Option<Share>) {
+        self.share = share;
+    }
+
+    /// The capture that runs, if it shares, and the socket that says whether its peer is there.
+    pub(super) fn shared_capture(&self) -> Option<(&TcpStream, &Arc<Session>)> {
+        let session = &self.capture.as_ref()?.session;
+        session.spec.share.is_some().then_some((&self.socket, session))
     }
 
     /// When credentials were accepted.
@@ -334,6 +348,7 @@ impl Connection {
         peer.set_port(port);
         let spec = SessionSpec {
             sensor: self.sensor,
+            share: self.share.clone().filter(|_| request.interface == ANY_ETH),
             peer,
             encoding: cx.config.encoding,
             snaplen: request.snaplen.min(cx.config.snaplen),

@@ -5,7 +5,7 @@
 //!                  ^ waker: an answer of the resolver, or shutdown
 //! ```
 //!
-//! Stepping all of at most 64 sensors at each turn costs nothing next to a system call, and leaves
+//! Stepping all of at most 256 connections at each turn costs nothing next to a system call, and leaves
 //! no timer to forget.
 
 use std::io;
@@ -20,14 +20,18 @@ use crate::rpcap::Stats;
 use crate::session::Sessions;
 use crate::shared::Shared;
 
-use super::active::Sensor;
+use super::active::{Role, Sensor};
 use super::config::{Authenticator, Context, ControlConfig, NullAuth};
 use super::resolve::{Addresses, Resolver};
 use super::state::{SensorStates, SensorStatus};
 
 /// The most sensors: each is a full copy of the traffic.
 pub const MAX_SENSORS: usize = 64;
-/// The waker's token; sensors have their indices.
+/// The most connections to one sensor.
+pub const MAX_SESSIONS_PER_SENSOR: usize = 16;
+/// The most connections to all sensors.
+pub const MAX_CONNECTIONS: usize = 256;
+/// The waker's token; connections to sensors have their indices.
 const WAKER: Token = Token(usize::MAX);
 /// How often workers are asked whether they have flushed, at the end.
 const DRAIN_POLL: Duration = Duration::from_millis(1);
@@ -78,12 +82,26 @@ impl Control {
             let error = format!("{} sensors, at most {MAX_SENSORS}", config.sensors.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
+        let each = config.sharing.sessions_per_sensor.clamp(1, MAX_SESSIONS_PER_SENSOR);
+        if config.sensors.len() * each > MAX_CONNECTIONS {
+            let error = format!(
+                "{} sensors with {each} sessions each, at most {MAX_CONNECTIONS} sessions",
+                config.sensors.len()
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        }
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let states = SensorStates::new(config.sensors.iter().map(ToString::to_string));
+        let connections = || {
+            let sensors = config.sensors.iter().enumerate();
+            sensors.flat_map(|(sensor, target)| (0..each).map(move |k| (sensor, target, k)))
+        };
+        let states = SensorStates::new(connections().map(|(_, target, _)| target.to_string()));
         let now = Instant::now();
-        let sensors = config.sensors.iter().enumerate().map(|(index, target)| {
-            Sensor::new(index, target.clone(), &config.timing, states.clone(), now)
+        let sensors = connections().enumerate().map(|(index, (sensor, target, ordinal))| {
+            let share = config.sharing.share(&config.sensors, sensor, ordinal);
+            let role = Role { sensor, share };
+            Sensor::new(index, role, target.clone(), &config.timing, states.clone(), now)
         });
         let sensors = sensors.collect();
         let (stop, stops) = mpsc::channel();
@@ -107,7 +125,7 @@ impl Control {
         Ok(Self { thread: Some(thread), stop, waker, states })
     }
 
-    /// Every sensor's status now, in the configuration's order.
+    /// The status now of every connection to a sensor, in the configuration's order.
     #[must_use]
     pub fn state(&self) -> Vec<SensorStatus> {
         self.states.load()
@@ -157,7 +175,7 @@ struct EventLoop {
 
 impl EventLoop {
     fn run(mut self) -> bool {
-        let mut events = Events::with_capacity(2 * MAX_SENSORS);
+        let mut events = Events::with_capacity(MAX_CONNECTIONS);
         let deadline = loop {
             match self.stops.try_recv() {
                 Ok(deadline) => break deadline,
@@ -173,6 +191,7 @@ impl EventLoop {
                 let own = sensor.step(now, &self.cx, self.poll.registry(), &self.resolver);
                 due = due.into_iter().chain(own).min();
             }
+            due = due.into_iter().chain(self.cx.sessions.tend(now)).min();
             self.poll_until(&mut events, due);
         };
         self.end(deadline)

@@ -19,7 +19,11 @@ mod listing;
 mod protocol;
 mod resolve;
 mod state;
+mod watch;
 
-pub use config::{Authenticator, ControlConfig, NullAuth, SensorAddresses, SensorTarget, Timing};
-pub use event_loop::{Control, MAX_SENSORS};
+pub use config::{
+    Authenticator, ControlConfig, NullAuth, SensorAddresses, SensorTarget, SensorsMode, Sharing,
+    Timing,
+};
+pub use event_loop::{Control, MAX_CONNECTIONS, MAX_SENSORS, MAX_SESSIONS_PER_SENSOR};
 pub use state::{SensorState, SensorStates, SensorStatus};

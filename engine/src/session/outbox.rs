@@ -98,7 +98,7 @@ impl Sender {
         // Given-up datagrams and frames are counted too: the receiver sees the loss.
         self.sequence = self.sequence.wrapping_add(count(run.ends.len()));
         self.number = self.number.wrapping_add(count(run.frames.len()));
-        let SendOutcome { datagrams, bytes, failed } =
+        let SendOutcome { datagrams, bytes, failed, refused } =
             send_datagrams(&self.socket, &run.bytes, &run.ends);
         let lost = |mark: &&super::run::FrameMark| {
             failed.iter().any(|range| range.start <= mark.last && mark.first < range.end)
@@ -116,6 +116,9 @@ impl Sender {
         stats.datagram_bytes.fetch_add(bytes, Ordering::Relaxed);
         stats.sent.fetch_add(frames, Ordering::Relaxed);
         stats.sent_bytes.fetch_add(caplen, Ordering::Relaxed);
+        if refused != 0 {
+            stats.refused.fetch_add(refused, Ordering::Relaxed);
+        }
         if gone != 0 {
             stats.drop_frames(SessionDrop::SendFailed, gone);
         }

@@ -21,7 +21,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
 use super::histogram::{Distribution, SharedHistograms, Stage};
-use super::sensor::{SensorState, SensorStats, SessionCounts};
+use super::sensor::{Move, SensorState, SensorStats, SessionCounts};
 use super::{DropReason, SessionDrop, WorkerStats};
 
 /// What is read to answer a scrape, a probe of readiness or one of liveness.
@@ -74,6 +74,9 @@ enum Value {
     SensorDrops,
     SensorSessions,
     SensorStates,
+    SensorMoves,
+    SensorCount(fn(&SensorStats) -> u64),
+    SensorGauge(fn(&SensorStats) -> u64),
     Latency,
     Build,
 }
@@ -85,9 +88,13 @@ impl Metric {
         match self.source {
             Value::Worker(_) => &["worker"],
             Value::WorkerDrops => &["worker", "reason"],
-            Value::Sensor(_) | Value::SensorSessions => &["sensor"],
+            Value::Sensor(_)
+            | Value::SensorSessions
+            | Value::SensorCount(_)
+            | Value::SensorGauge(_) => &["sensor"],
             Value::SensorDrops => &["sensor", "reason"],
             Value::SensorStates => &["sensor", "state"],
+            Value::SensorMoves => &["sensor", "kind"],
             Value::Latency => &["stage"],
             Value::Build => &["version", "commit"],
         }
@@ -106,10 +113,15 @@ impl Metric {
 
     fn metric_type(&self) -> MetricType {
         match self.source {
-            Value::Worker(_) | Value::WorkerDrops | Value::Sensor(_) | Value::SensorDrops => {
-                MetricType::Counter
+            Value::Worker(_)
+            | Value::WorkerDrops
+            | Value::Sensor(_)
+            | Value::SensorDrops
+            | Value::SensorMoves
+            | Value::SensorCount(_) => MetricType::Counter,
+            Value::SensorSessions | Value::SensorStates | Value::SensorGauge(_) => {
+                MetricType::Gauge
             }
-            Value::SensorSessions | Value::SensorStates => MetricType::Gauge,
             Value::Latency => MetricType::Histogram,
             Value::Build => MetricType::Info,
         }
@@ -188,6 +200,11 @@ pub const METRICS: &[Metric] = &[
         Value::Worker(|worker| worker.dedup_evicted.get()),
     ),
     metric(
+        "podtap_fragments_stray_total",
+        "Fragments given to a sensor by their addresses alone, the first fragment not having been seen",
+        Value::Worker(|worker| worker.fragments_stray.get()),
+    ),
+    metric(
         "podtap_worker_batches_total",
         "Batches worked on; stands still only in a worker that hangs",
         Value::Worker(|worker| worker.batches.get()),
@@ -227,6 +244,21 @@ pub const METRICS: &[Metric] = &[
         "podtap_sensor_state",
         "1 for the state that the conversation with the sensor is in, 0 for the others",
         Value::SensorStates,
+    ),
+    metric(
+        "podtap_sensor_moves_total",
+        "Times that the sensor's part among sensors that share the packets changed, by kind: joined for the first time, left to the others, returned",
+        Value::SensorMoves,
+    ),
+    metric(
+        "podtap_sensor_slots_moved_total",
+        "Slots of flows, of 4096, that came to the sensor's sessions from other sessions",
+        Value::SensorCount(SensorStats::slots_moved),
+    ),
+    metric(
+        "podtap_sensor_slots",
+        "Slots of flows, of 4096, that the sensor's sessions own; 0 if it gets every packet",
+        Value::SensorGauge(SensorStats::slots),
     ),
     metric(
         "podtap_latency_seconds",
@@ -326,6 +358,24 @@ impl Collector for Exporter {
                             let labels = with(sensor, "state", state.label());
                             gauge(&mut out, &labels, u64::from(state == now))?;
                         }
+                    }
+                }
+                Value::SensorMoves => {
+                    for (_, _, _, sensor) in &sensors {
+                        for kind in Move::ALL {
+                            let labels = with(sensor, "kind", kind.label());
+                            counter(&mut out, &labels, sensor.moves(*kind))?;
+                        }
+                    }
+                }
+                Value::SensorCount(get) => {
+                    for (_, _, _, sensor) in &sensors {
+                        counter(&mut out, sensor.labels(), get(sensor))?;
+                    }
+                }
+                Value::SensorGauge(get) => {
+                    for (_, _, _, sensor) in &sensors {
+                        gauge(&mut out, sensor.labels(), get(sensor))?;
                     }
                 }
                 Value::Latency => self.latency(&mut out)?,

@@ -27,6 +27,8 @@ pub(crate) struct SendOutcome {
     pub bytes: u64,
     /// Given up, as ranges of indexes; empty unless something failed.
     pub failed: Vec<Range<usize>>,
+    /// Answers "port unreachable" to earlier datagrams.
+    pub refused: u64,
 }
 
 /// Sends `bytes`, cut at `ends`, on a connected non-blocking socket. Never waits longer than a
@@ -46,21 +48,24 @@ pub(crate) fn send_datagrams(socket: &UdpSocket, bytes: &[u8], ends: &[usize]) -
                 outcome.datagrams += count as u64;
                 outcome.bytes += (ends[next - 1] - from) as u64;
             }
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EINTR) => {}
-                Some(libc::EAGAIN | libc::ENOBUFS) if waits > 0 => {
-                    waits -= 1;
-                    wait_writable(socket);
+            Err(error) => {
+                outcome.refused += u64::from(error.raw_os_error() == Some(libc::ECONNREFUSED));
+                match error.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    Some(libc::EAGAIN | libc::ENOBUFS) if waits > 0 => {
+                        waits -= 1;
+                        wait_writable(socket);
+                    }
+                    Some(libc::ECONNREFUSED | libc::EHOSTUNREACH) if asynchronous_errors > 0 => {
+                        asynchronous_errors -= 1;
+                    }
+                    _ => {
+                        give_up(&mut outcome, next);
+                        next += 1;
+                        waits = waits.min(1);
+                    }
                 }
-                Some(libc::ECONNREFUSED | libc::EHOSTUNREACH) if asynchronous_errors > 0 => {
-                    asynchronous_errors -= 1;
-                }
-                _ => {
-                    give_up(&mut outcome, next);
-                    next += 1;
-                    waits = waits.min(1);
-                }
-            },
+            }
         }
     }
     outcome

@@ -108,6 +108,7 @@ fn quick() -> Timing {
 fn config(sensors: &[SensorTarget]) -> ControlConfig {
     ControlConfig {
         sensors: sensors.to_vec(),
+        sharing: crate::control::Sharing::default(),
         encoding: Encoding::Stream,
         datagram_bytes: 1472,
         snaplen: crate::rpcap::MAX_SNAPLEN,
