@@ -161,6 +161,7 @@ mod tests {
         let receiver = UdpSocket::bind(port).unwrap();
         let outcome = send_datagrams(&sender, &[2; 10], &[10]);
         assert_eq!((outcome.datagrams, outcome.failed.len()), (1, 0));
+        assert_eq!(outcome.refused, 1, "the refusal is told");
         let mut buffer = [0; 64];
         assert_eq!(receiver.recv(&mut buffer).unwrap(), 10);
     }

@@ -12,6 +12,8 @@ use crate::rpcap::ANY_ETH;
 use crate::session::Encoding;
 use crate::sys;
 
+mod balance;
+
 const FAR: Duration = Duration::from_secs(30);
 
 /// A sensor: a listener, and the protocol spoken by hand.
