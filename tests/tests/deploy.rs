@@ -26,7 +26,7 @@ mod tests {
         ["EXTRAHOP_SENSOR_IP", "RPCAPD_TARGET_PORT", "PODNET", "SVCNET", "INTERFACE"];
     /// Flags of `podtap run`, from the contract of the command line; each has a variable
     /// `PODTAP_<FLAG>`.
-    const RUN_FLAGS: [&str; 20] = [
+    const RUN_FLAGS: [&str; 22] = [
         "--interface",
         "--sensor",
         "--port",
@@ -45,6 +45,8 @@ mod tests {
         "--snaplen",
         "--ring-memory",
         "--sensors-mode",
+        "--sessions-per-sensor",
+        "--balance-settle-ms",
         "--metrics",
         "--print-config",
     ];
