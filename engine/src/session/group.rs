@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! add, remove, suspect, trust, tend --> Membership: up | settling until | suspect
-//!                                           |  the best that a group has take part
-//!                                           v
+//!                                           |  those that are up take part; if none is, those that
+//!                                           v  settle are up at once; if none does, the suspects
 //!                                       Roster { sessions, groups with their slots } --> workers
 //! ```
 //!
@@ -68,8 +68,7 @@ pub struct Group {
 impl PartialEq for Group {
     /// The same members share in the same way.
     fn eq(&self, other: &Self) -> bool {
-        let ids = |group: &Self| group.members.iter().map(|member| member.id).collect::<Vec<_>>();
-        self.number == other.number && ids(self) == ids(other)
+        self.is(other.number, &other.members)
     }
 }
 
@@ -96,7 +95,11 @@ impl Group {
         self.owners.get(slot).copied().map_or(0, usize::from)
     }
 
-    /// Takes part, by name.
+    fn is(&self, number: usize, members: &[Arc<Session>]) -> bool {
+        let ids = |members: &[Arc<Session>]| members.iter().map(|m| m.id).collect::<Vec<_>>();
+        self.number == number && ids(&self.members) == ids(members)
+    }
+
     fn has_sensor(&self, sensor: usize) -> bool {
         self.members.iter().any(|member| member.spec.sensor == sensor)
     }
@@ -107,7 +110,7 @@ fn name(session: &Session) -> Option<Name<'_>> {
     Some(Name { sensor: &share.sensor, ordinal: share.ordinal })
 }
 
-/// How far a session is to be relied on, best first.
+/// How far a session is to be relied on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     Up,
@@ -115,16 +118,6 @@ enum Standing {
     Settling(Instant),
     /// Open, but there are signs that nobody receives it.
     Suspect,
-}
-
-impl Standing {
-    fn rank(self) -> u8 {
-        match self {
-            Self::Up => 0,
-            Self::Settling(_) => 1,
-            Self::Suspect => 2,
-        }
-    }
 }
 
 /// What the roster is made from; control's side only.
@@ -196,35 +189,49 @@ impl Membership {
     }
 
     /// The roster with these sessions; groups of `old` are kept where nothing changed.
-    pub(super) fn roster(&self, sessions: Vec<Arc<Session>>, old: &Roster) -> Roster {
+    pub(super) fn roster(&mut self, sessions: Vec<Arc<Session>>, old: &Roster) -> Roster {
         let mut numbers: Vec<usize> =
             sessions.iter().filter_map(|s| Some(s.spec.share.as_ref()?.group)).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        let group = |number: usize| {
-            let all = || {
-                sessions.iter().filter_map(|session| {
-                    let share = session.spec.share.as_ref().filter(|s| s.group == number);
-                    share.map(|_| (self.rank(session), session))
-                })
-            };
-            // With nobody up, those that settle are better than none, and so is a suspect.
-            let best = all().map(|(rank, _)| rank).min().unwrap_or(0);
-            let members: Vec<_> =
-                all().filter(|(rank, _)| *rank == best).map(|(_, s)| Arc::clone(s)).collect();
-            let ids = |members: &[Arc<Session>]| members.iter().map(|m| m.id).collect::<Vec<_>>();
-            let same = |group: &&Arc<Group>| {
-                group.number == number && ids(&group.members) == ids(&members)
-            };
-            let kept = old.groups.iter().find(same).cloned();
-            kept.unwrap_or_else(|| Arc::new(Group::new(number, members)))
-        };
-        let groups = numbers.into_iter().map(group).collect();
+        let groups = numbers
+            .into_iter()
+            .map(|number| {
+                let members = self.members(number, &sessions);
+                let kept = old.groups.iter().find(|group| group.is(number, &members));
+                kept.cloned().unwrap_or_else(|| Arc::new(Group::new(number, members)))
+            })
+            .collect();
         Roster { sessions, groups }
     }
 
-    fn rank(&self, session: &Session) -> u8 {
-        self.standings.get(&session.id).map_or(0, |(standing, _)| standing.rank())
+    /// Those of a group that take part.
+    fn members(&mut self, number: usize, sessions: &[Arc<Session>]) -> Vec<Arc<Session>> {
+        let in_group = |session: &&Arc<Session>| {
+            session.spec.share.as_ref().is_some_and(|share| share.group == number)
+        };
+        let all: Vec<_> = sessions.iter().filter(in_group).cloned().collect();
+        let up = |standings: &HashMap<u64, (Standing, Duration)>| {
+            let is_up = |session: &&Arc<Session>| {
+                matches!(standings.get(&session.id), Some((Standing::Up, _)))
+            };
+            all.iter().filter(is_up).cloned().collect::<Vec<_>>()
+        };
+        let mut members = up(&self.standings);
+        if members.is_empty() {
+            // Those that settle are needed now, and are up from now on: who settles next must not
+            // take their flows away again.
+            for session in &all {
+                if let Some((standing @ Standing::Settling(_), _)) =
+                    self.standings.get_mut(&session.id)
+                {
+                    *standing = Standing::Up;
+                }
+            }
+            members = up(&self.standings);
+        }
+        // Suspects are better than none.
+        if members.is_empty() { all } else { members }
     }
 
     /// Counts who went and who came, and what moved with them, and says so.
