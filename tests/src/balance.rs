@@ -281,16 +281,21 @@ pub fn judge(
 ) -> Judgement {
     seen.sort_by_key(|s| (s.flow, s.direction, s.number, s.sensor));
     let mut judgement = Judgement { packets: seen.len() as u64, ..Judgement::default() };
-    let mut homes: HashMap<u16, (usize, u8)> = HashMap::new();
+    let mut homes: HashMap<u16, usize> = HashMap::new();
     for stream in seen.chunk_by(|a, b| (a.flow, a.direction) == (b.flow, b.direction)) {
         let first = stream[0];
-        let (home, _) = *homes.entry(first.flow).or_insert((first.sensor, first.direction));
-        if home != first.sensor {
-            judgement.complain("the directions of a flow begin at two sensors", &|| {
-                format!("{first:?}")
-            });
-        }
         let shifts = &shifts[tap_of(first.flow, first.direction)];
+        let is_calm = |at: Duration| shifts.iter().all(|shift| shift.at.abs_diff(at) > window);
+        let shows_home =
+            |s: &&Sighting| is_calm(s.at) && [0, 1].iter().all(|n| takes_part(shifts, *n, s.at));
+        let Some(own) = stream.iter().find(shows_home).map(|sighting| sighting.sensor) else {
+            judgement.complain("a flow was never seen with both there", &|| format!("{first:?}"));
+            continue;
+        };
+        let home = *homes.entry(first.flow).or_insert(own);
+        if home != own {
+            judgement.complain("the directions of a flow have two homes", &|| format!("{first:?}"));
+        }
         let mut last = first;
         for pair in stream.windows(2).filter(|pair| pair[0].number == pair[1].number) {
             if pair[0].sensor == pair[1].sensor {
@@ -306,8 +311,7 @@ pub fn judge(
             }
             last = *sighting;
             judgement.away += u64::from(sighting.sensor != home);
-            let is_near = |shift: &&Shift| shift.at.abs_diff(sighting.at) <= window;
-            if shifts.iter().any(|shift| is_near(&shift)) {
+            if !is_calm(sighting.at) {
                 judgement.near_a_shift += 1;
                 continue;
             }
@@ -394,7 +398,7 @@ mod tests {
         let joined = [shift(0, 0, true), shift(0, 1, true)];
         let mut split = seen(1, &[0; 5]);
         split.iter_mut().filter(|s| s.direction == 1).for_each(|s| s.sensor = 1);
-        assert!(verdict(split, &joined)[0].starts_with("the directions of a flow"));
+        assert!(verdict(split, &joined)[0].starts_with("the directions of a flow have"));
         let mut doubled = seen(1, &[0; 5]);
         doubled.push(Sighting { sensor: 1, ..doubled[4] });
         assert!(verdict(doubled, &joined)[0].starts_with("a packet is at both"));

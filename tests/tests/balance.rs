@@ -211,6 +211,10 @@ mod tests {
         for (which, file) in &files {
             sightings(file, *which, &mut seen).unwrap();
         }
+        for (tap, shifts) in all_shifts.iter().enumerate() {
+            shifts.iter().for_each(|shift| println!("tap {tap}: {shift:?}"));
+        }
+        faults.iter().for_each(|fault| println!("{fault:?}"));
         report_moves(&faults, &all_shifts);
         settle(&accounts, &summaries);
 
@@ -232,6 +236,8 @@ mod tests {
     ) -> Vec<(Fault, usize, Duration)> {
         let mut dice = Dice(seed);
         let mut faults = Vec::new();
+        // Where each flow belongs shows while both are there.
+        thread::sleep(WINDOW * 2);
         let started = Instant::now();
         // At least one of the kind that counts, however short the run.
         while started.elapsed() < duration || faults.is_empty() {

@@ -70,6 +70,10 @@ pub(super) struct Role {
     pub(super) share: Option<Share>,
 }
 
+/// The longest wait between attempts where nodes are to come back at about one time, since until
+/// then they do not agree where flows go.
+const TOGETHER: Duration = Duration::from_secs(2);
+
 /// How far the connection is.
 enum Link {
     Waiting { until: Instant },
@@ -111,13 +115,17 @@ impl Sensor {
         states: SensorStates,
         now: Instant,
     ) -> Self {
+        let mut backoff = Backoff::new(timing);
+        if role.share.is_some() {
+            backoff.max = backoff.max.min(TOGETHER.max(backoff.min));
+        }
         Self {
             index,
             role,
             target,
             link: Link::Waiting { until: now },
             addresses: VecDeque::new(),
-            backoff: Backoff::new(timing),
+            backoff,
             states,
             said: None,
             watch: Watch::default(),

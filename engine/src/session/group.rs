@@ -13,7 +13,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Session;
 use super::balance::{self, Name, SLOTS};
@@ -29,7 +29,8 @@ pub struct Share {
     pub sensor: String,
     /// Which of the connections to it.
     pub ordinal: usize,
-    /// How long it gets nothing, as long as others do, when it is back after an absence.
+    /// How long it gets nothing, as long as others do, when it is back after an absence: this, up
+    /// to twice.
     pub settle: Duration,
 }
 
@@ -120,6 +121,20 @@ enum Standing {
     Suspect,
 }
 
+/// How long from now a session settles: to the first whole multiple of `settle` on the wall clock
+/// that leaves it at least that. Each node comes back to a sensor at a time of its own; what they
+/// share is the clock, so most of them move the two directions of a flow at one moment.
+fn settling(settle: Duration) -> Duration {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    settling_at(wall, settle)
+}
+
+fn settling_at(wall: Duration, settle: Duration) -> Duration {
+    let over = wall.as_nanos().checked_rem(settle.as_nanos()).unwrap_or(0);
+    let left = settle.as_nanos().saturating_sub(over) * u128::from(over != 0);
+    settle + Duration::from_nanos(u64::try_from(left).unwrap_or(u64::MAX))
+}
+
 /// What the roster is made from; control's side only.
 #[derive(Debug, Default)]
 pub(super) struct Membership {
@@ -137,7 +152,7 @@ impl Membership {
         let is_new = self.known.insert((share.group, share.sensor.clone(), share.ordinal));
         let standing = match is_new {
             true => Standing::Up,
-            false => Standing::Settling(now + share.settle),
+            false => Standing::Settling(now + settling(share.settle)),
         };
         self.standings.insert(session.id, (standing, share.settle));
     }
@@ -156,7 +171,7 @@ impl Membership {
     /// True if that is news.
     pub(super) fn trust(&mut self, id: u64, now: Instant) -> bool {
         self.put(id, |standing, settle| {
-            (standing == Standing::Suspect).then_some(Standing::Settling(now + settle))
+            (standing == Standing::Suspect).then(|| Standing::Settling(now + settling(settle)))
         })
     }
 
