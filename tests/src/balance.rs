@@ -167,7 +167,14 @@ pub fn sightings(path: &Path, sensor: usize, into: &mut Vec<Sighting>) -> io::Re
                 if let PcapBlockOwned::NG(Block::EnhancedPacket(packet)) = &block {
                     let ns = u64::from(packet.ts_high) << 32 | u64::from(packet.ts_low);
                     let at = Duration::from_nanos(ns);
-                    into.extend(sighting(packet.packet_data(), at, sensor));
+                    let found = datagram(packet.packet_data());
+                    into.extend(found.map(|(flow, direction, number)| Sighting {
+                        flow,
+                        direction,
+                        number,
+                        at,
+                        sensor,
+                    }));
                 }
                 Some(consumed)
             }
@@ -184,15 +191,17 @@ pub fn sightings(path: &Path, sensor: usize, into: &mut Vec<Sighting>) -> io::Re
     }
 }
 
-/// IPv4 without options, UDP: what the traffic is.
-fn sighting(frame: &[u8], at: Duration, sensor: usize) -> Option<Sighting> {
+/// Flow, direction and number of the traffic's datagram in an Ethernet frame, if it is one.
+#[must_use]
+pub fn datagram(frame: &[u8]) -> Option<(u16, u8, u32)> {
+    // IPv4 without options, UDP.
     let bytes = frame.get(14 + 20 + 8..)?.get(..PAYLOAD)?;
     if frame[12..14] != [8, 0] || frame[23] != 17 || bytes[..4] != MAGIC {
         return None;
     }
     let flow = u16::from_be_bytes([bytes[4], bytes[5]]);
     let number = u32::from_be_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
-    Some(Sighting { flow, direction: bytes[6], number, at, sensor })
+    Some((flow, bytes[6], number))
 }
 
 /// A line of a tap's log: a sensor's part in the group changed.
@@ -250,8 +259,11 @@ pub struct Judgement {
     pub packets: u64,
     /// Of those, at the other sensor than their flow's home, rightly.
     pub away: u64,
-    /// Of those, within the window of a shift: at either sensor, rightly.
-    pub near_a_shift: u64,
+    /// Of those, captured shortly before a shift and sent after it, or the other way about: their
+    /// flow has moved, by the log's clock it had not yet.
+    pub stragglers: u64,
+    /// How far such a one was from the shift.
+    pub furthest: Duration,
     /// Packets in one sensor's files twice.
     pub doubled: u64,
     /// How often flows changed sensors, both directions counted.
@@ -311,12 +323,16 @@ pub fn judge(
             }
             last = *sighting;
             judgement.away += u64::from(sighting.sensor != home);
-            if !is_calm(sighting.at) {
-                judgement.near_a_shift += 1;
+            let expected = if takes_part(shifts, home, sighting.at) { home } else { 1 - home };
+            if sighting.sensor == expected {
                 continue;
             }
-            let expected = if takes_part(shifts, home, sighting.at) { home } else { 1 - home };
-            if sighting.sensor != expected {
+            let distances = shifts.iter().map(|shift| shift.at.abs_diff(sighting.at));
+            let nearest = distances.min().unwrap_or(Duration::MAX);
+            if nearest <= window {
+                judgement.stragglers += 1;
+                judgement.furthest = judgement.furthest.max(nearest);
+            } else {
                 judgement.complain("a packet is where its flow does not belong", &|| {
                     format!("{sighting:?}, home is {home}")
                 });
@@ -338,6 +354,26 @@ pub fn judge(
         }
     }
     judgement
+}
+
+/// How long two taps did not agree who takes part: in all, and the longest time at once.
+#[must_use]
+pub fn disagreement(one: &[Shift], other: &[Shift]) -> (Duration, Duration) {
+    let mut times: Vec<Duration> = one.iter().chain(other).map(|shift| shift.at).collect();
+    times.sort_unstable();
+    let view = |shifts: &[Shift], at| [0, 1].map(|sensor| takes_part(shifts, sensor, at));
+    let (mut all, mut longest, mut current) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    for pair in times.windows(2) {
+        if view(one, pair[0]) == view(other, pair[0]) {
+            current = Duration::ZERO;
+        } else {
+            let span = pair[1] - pair[0];
+            all += span;
+            current += span;
+            longest = longest.max(current);
+        }
+    }
+    (all, longest)
 }
 
 fn takes_part(shifts: &[Shift], sensor: usize, at: Duration) -> bool {
@@ -402,6 +438,14 @@ mod tests {
         let mut doubled = seen(1, &[0; 5]);
         doubled.push(Sighting { sensor: 1, ..doubled[4] });
         assert!(verdict(doubled, &joined)[0].starts_with("a packet is at both"));
+    }
+
+    #[test]
+    fn taps_disagree_between_their_shifts() {
+        let one = [shift(0, 0, true), shift(5, 0, false), shift(20, 0, true)];
+        let other = [shift(1, 0, true), shift(7, 0, false), shift(20, 0, true)];
+        assert_eq!(disagreement(&one, &other), (at(3), at(2)));
+        assert_eq!(disagreement(&one, &one), (at(0), at(0)));
     }
 
     #[test]

@@ -4,15 +4,17 @@
 mod tests {
     use nix::sys::signal::Signal;
     use serde_json::Value;
-    use std::collections::HashMap;
+    use std::collections::{HashMap, HashSet};
     use std::path::{Path, PathBuf};
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
     use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-    use tests::balance::{Shift, Traffic, judge, shifts, sightings};
+    use tests::balance::{Shift, Traffic, datagram, disagreement, judge, shifts, sightings};
+    use tests::compare::read;
     use tests::lab::{Host, Lab, LabSpec, can_run};
     use tests::scenario::TAP_FLAGS;
-    use tests::tap::{Sensor, Tap, check_account};
+    use tests::tap::{Sensor, Tap, check_account, settle_accounts};
+    use tests::traffic::{Capture, Side};
 
     /// Seconds of faults, unless `PODTAP_BALANCE_SECONDS` says more.
     const SECONDS: u64 = 20;
@@ -211,19 +213,66 @@ mod tests {
         for (which, file) in &files {
             sightings(file, *which, &mut seen).unwrap();
         }
-        for (tap, shifts) in all_shifts.iter().enumerate() {
-            shifts.iter().for_each(|shift| println!("tap {tap}: {shift:?}"));
-        }
-        faults.iter().for_each(|fault| println!("{fault:?}"));
         report_moves(&faults, &all_shifts);
         settle(&accounts, &summaries);
 
+        // From when both taps know both sensors.
+        let (total, longest) = disagreement(&all_shifts[0], &all_shifts[1]);
+        println!("the two taps disagreed for {total:?}, {longest:?} at a time at most");
         let judgement = judge(seen, &all_shifts, tap_of, WINDOW);
         println!("sent {sent} and their answers; in {} files: {judgement:#?}", files.len());
-        assert!(judgement.wrong.is_empty());
+        assert!(judgement.wrong.is_empty(), "{faults:#?} {all_shifts:#?}");
         // Lost is what was on its way to a dead sensor, or in its buffers; most is there.
         assert!(judgement.packets > sent, "{} of {}", judgement.packets, 2 * sent);
         assert!(judgement.changes > 0 && judgement.away > 0, "faults move flows");
+    }
+
+    #[test]
+    fn the_sessions_of_one_sensor_share_its_flows_and_lose_none() {
+        if !can_run("several sessions to one sensor") {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let lab = Lab::up(LabSpec::unique().nodes(1).pods(2)).unwrap();
+        let sensor = Sensor::start(lab.sensor(), directory.path().join("s.pcapng"), &[]).unwrap();
+        // Plain form, so that each datagram on the wire shows whose packet it is.
+        let more = ["--sessions-per-sensor", "3", "--workers", "2", "--encoding", "plain"];
+        let flags = [&TAP_FLAGS[..], &more].concat();
+        let tap = Tap::start(lab.node(1), lab.sensor(), &flags).unwrap();
+        let name = lab.sensor().socket(2003).to_string();
+        until("three sessions", || tap.metric("podtap_sensor_sessions", &name) == Some(3.0));
+        let file = directory.path().join("wire.pcap");
+        let filter = format!("udp and src host {}", lab.node(1).v4());
+        let wire = Capture::start(lab.sensor(), "eth0", Side::Received, &filter, &file).unwrap();
+        let server: &Host = lab.node(1).pod(2);
+        let traffic = Traffic::start(lab.node(1).pod(1), &[server], 64).unwrap();
+        let offered = || tap.metric("podtap_session_frames_offered_total", &name).unwrap();
+        until("some packets", || offered() > 5000.0);
+        let sent = traffic.stop().unwrap();
+        let account = tap.stop().unwrap();
+        let wire = wire.stop().unwrap();
+        let file = sensor.file.clone();
+        let summary = sensor.stop().unwrap();
+        let lost = settle_accounts(std::slice::from_ref(&account), &summary).unwrap();
+        let sensors = account["sensors"].as_array().unwrap();
+        assert_eq!((sensors.len(), &sensors[0]["offered"]), (1, &account["admitted"]), "{account}");
+
+        let mut sessions: HashMap<u16, u16> = HashMap::new();
+        for packet in read(&wire.path).unwrap() {
+            // Behind IP, UDP, the message's and the packet's header.
+            let Some((flow, ..)) = datagram(&packet.data()[20 + 8 + 8 + 20..]) else { continue };
+            let from = packet.source_port().unwrap();
+            assert_eq!(*sessions.entry(flow).or_insert(from), from, "flow {flow} is split");
+        }
+        let distinct: HashSet<u16> = sessions.values().copied().collect();
+        assert_eq!((sessions.len(), distinct.len()), (64, 3), "each session has its share");
+
+        let mut seen = Vec::new();
+        sightings(&file, 0, &mut seen).unwrap();
+        let packets: HashSet<_> = seen.iter().map(|s| (s.flow, s.direction, s.number)).collect();
+        assert_eq!(packets.len(), seen.len(), "each packet once");
+        let lost = lost + summary["totals"]["lost_packets"].as_u64().unwrap();
+        assert!(lost > 0 || seen.len() as u64 == 2 * sent, "{} of {}", seen.len(), 2 * sent);
     }
 
     /// Faults, one after the other, for so long. Returns what was done to whom, and when.
