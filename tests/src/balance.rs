@@ -124,8 +124,14 @@ fn send(sockets: &[UdpSocket], stop: &AtomicBool) -> io::Result<u64> {
 
 fn answer(socket: &UdpSocket, stop: &AtomicBool) {
     let mut bytes = [0; 64];
-    while !stop.load(Ordering::Relaxed) {
-        let Ok((len, from)) = socket.recv_from(&mut bytes) else { continue };
+    loop {
+        let Ok((len, from)) = socket.recv_from(&mut bytes) else {
+            // Nothing waits to be answered.
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            continue;
+        };
         if let Some(bytes) = bytes.get_mut(..len).filter(|_| len == PAYLOAD) {
             bytes[6] = 1;
             // Nobody reads the answers; one that is lost is one that no tap saw.

@@ -65,7 +65,7 @@ pub const SETTINGS: &[Setting] = &[
         "balance-settle-ms",
         "N",
         "5000",
-        "How long a sensor, or a session of one, that is back after an absence gets nothing while others can, milliseconds",
+        "How long a sensor (or one session of it) that is back after an absence gets nothing while others can, milliseconds; up to twice this, since nodes switch at whole multiples of it on the clock",
     ),
     with_reference(
         setting("port", "N", "2003", "TCP port of the sensors' control connection"),

@@ -70,10 +70,6 @@ pub(super) struct Role {
     pub(super) share: Option<Share>,
 }
 
-/// The longest wait between attempts where nodes are to come back at about one time, since until
-/// then they do not agree where flows go.
-const TOGETHER: Duration = Duration::from_secs(2);
-
 /// How far the connection is.
 enum Link {
     Waiting { until: Instant },
@@ -115,17 +111,13 @@ impl Sensor {
         states: SensorStates,
         now: Instant,
     ) -> Self {
-        let mut backoff = Backoff::new(timing);
-        if role.share.is_some() {
-            backoff.max = backoff.max.min(TOGETHER.max(backoff.min));
-        }
         Self {
             index,
             role,
             target,
             link: Link::Waiting { until: now },
             addresses: VecDeque::new(),
-            backoff,
+            backoff: Backoff::new(timing),
             states,
             said: None,
             watch: Watch::default(),

@@ -27,6 +27,9 @@ impl std::fmt::Display for SensorTarget {
     }
 }
 
+/// The longest wait between attempts to connect to sensors that share.
+const TOGETHER: Duration = Duration::from_secs(2);
+
 /// Which sensor gets which packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SensorsMode {
@@ -44,8 +47,8 @@ pub struct Sharing {
     pub mode: SensorsMode,
     /// Connections to each sensor, which share what it gets: at least 1.
     pub sessions_per_sensor: usize,
-    /// How long one that is back after an absence gets nothing, so that one that comes and goes
-    /// does not tear flows each time.
+    /// How long one that is back after an absence gets nothing, up to twice this, so that one that
+    /// comes and goes does not tear flows each time.
     pub settle: Duration,
 }
 
@@ -75,6 +78,16 @@ impl Sharing {
         };
         let sensor = sensors.get(index)?.to_string();
         Some(Share { group, sensor, ordinal, settle: self.settle })
+    }
+
+    /// Times of the connections: nodes whose sensors share are to be back at about one time, since
+    /// until then they do not agree where flows go.
+    pub(super) fn timing(&self, timing: &Timing, sensors: &[SensorTarget]) -> Timing {
+        let mut timing = timing.clone();
+        if self.is_balanced(sensors) {
+            timing.backoff_max = timing.backoff_max.min(TOGETHER.max(timing.backoff_min));
+        }
+        timing
     }
 
     /// True if a sensor's flows would be better off elsewhere when its host falls silent.

@@ -97,11 +97,12 @@ impl Control {
             sensors.flat_map(|(sensor, target)| (0..each).map(move |k| (sensor, target, k)))
         };
         let states = SensorStates::new(connections().map(|(_, target, _)| target.to_string()));
+        let timing = config.sharing.timing(&config.timing, &config.sensors);
         let now = Instant::now();
         let sensors = connections().enumerate().map(|(index, (sensor, target, ordinal))| {
             let share = config.sharing.share(&config.sensors, sensor, ordinal);
             let role = Role { sensor, share };
-            Sensor::new(index, role, target.clone(), &config.timing, states.clone(), now)
+            Sensor::new(index, role, target.clone(), &timing, states.clone(), now)
         });
         let sensors = sensors.collect();
         let (stop, stops) = mpsc::channel();

@@ -32,25 +32,34 @@ pub struct Name<'a> {
     pub ordinal: usize,
 }
 
+struct Sensor<'a> {
+    name: &'a str,
+    seed: u64,
+    /// Each one's seed, and its place in the list of members.
+    connections: Vec<(u64, u16)>,
+}
+
 /// For each slot, the place in `members` of its owner. Members' names differ; there are at least
 /// one and at most 65536.
 #[must_use]
 pub fn owners(members: &[Name<'_>]) -> Box<[u16]> {
-    // Each sensor's seed, and its connections' seeds with their places.
-    let mut sensors: Vec<(&str, u64, Vec<(u64, u16)>)> = Vec::new();
+    let mut sensors: Vec<Sensor<'_>> = Vec::new();
     for (place, member) in (0u16..).zip(members) {
         let seed = xxh3_64(member.sensor.as_bytes());
         let ordinal = u64::try_from(member.ordinal).unwrap_or(u64::MAX);
         let connection = (xxh3_64_with_seed(&ordinal.to_be_bytes(), seed), place);
-        match sensors.iter_mut().find(|(sensor, ..)| *sensor == member.sensor) {
-            Some((_, _, connections)) => connections.push(connection),
-            None => sensors.push((member.sensor, seed, vec![connection])),
+        match sensors.iter_mut().find(|sensor| sensor.name == member.sensor) {
+            Some(sensor) => sensor.connections.push(connection),
+            None => {
+                let connections = vec![connection];
+                sensors.push(Sensor { name: member.sensor, seed, connections });
+            }
         }
     }
     let owner = |slot: u16| {
         let weight = |seed: u64| (xxh3_64_with_seed(&slot.to_be_bytes(), seed), seed);
-        let sensor = sensors.iter().max_by_key(|(_, seed, _)| weight(*seed));
-        let connections = sensor.map_or(&[][..], |(_, _, connections)| connections);
+        let sensor = sensors.iter().max_by_key(|sensor| weight(sensor.seed));
+        let connections = sensor.map_or(&[][..], |sensor| &sensor.connections);
         connections.iter().max_by_key(|(seed, _)| weight(*seed)).map_or(0, |(_, place)| *place)
     };
     (0u16..).take(SLOTS).map(owner).collect()
