@@ -383,8 +383,8 @@ pub fn disagreement(one: &[Shift], other: &[Shift]) -> (Duration, Duration) {
 }
 
 fn takes_part(shifts: &[Shift], sensor: usize, at: Duration) -> bool {
-    let of_it = shifts.iter().filter(|shift| shift.sensor == sensor && shift.at <= at);
-    of_it.last().is_some_and(|shift| shift.is_in)
+    let last = shifts.iter().rfind(|shift| shift.sensor == sensor && shift.at <= at);
+    last.is_some_and(|shift| shift.is_in)
 }
 
 #[cfg(test)]
