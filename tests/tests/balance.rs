@@ -288,16 +288,15 @@ mod tests {
         // Where each flow belongs shows while both are there.
         thread::sleep(WINDOW * 2);
         let started = Instant::now();
-        // At least one of the kind that counts, however short the run.
+        // One of each kind that moves flows comes first, however short the run.
         while started.elapsed() < duration || faults.is_empty() {
             let which = usize::try_from(dice.below(2)).unwrap();
-            let fault = match dice.below(4) {
-                _ if faults.is_empty() => Fault::Kill,
-                0 | 1 => Fault::Kill,
-                2 => Fault::Silence,
-                _ => Fault::Stop,
+            let (fault, pause) = match (faults.len(), dice.below(4)) {
+                (0, _) | (2.., 0 | 1) => (Fault::Kill, 300 + dice.below(3000)),
+                (1, _) | (_, 2) => (Fault::Silence, 300 + dice.below(6000)),
+                _ => (Fault::Stop, 300 + dice.below(3000)),
             };
-            let pause = Duration::from_millis(300 + dice.below(3000));
+            let pause = Duration::from_millis(pause);
             faults.push((fault, which, now()));
             match fault {
                 Fault::Kill => {
