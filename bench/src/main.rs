@@ -9,6 +9,8 @@ use engine::classify::{Classifier, Policy};
 use engine::dedup::{Fingerprinter, Table};
 use engine::net::View;
 use engine::pipeline::Pipeline;
+use engine::session::balance::{Name, owners, slot};
+use engine::session::flow::Flows;
 use engine::source::memory::MemorySource;
 use engine::source::{Batch as _, Source as _};
 
@@ -17,20 +19,24 @@ const PACKETS: u32 = 50_000;
 fn main() {
     let rounds: usize = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(5);
     for workload in WORKLOADS {
-        let mut samples: Vec<f64> = (0..rounds).map(|_round| measure(&workload)).collect();
-        samples.sort_by(f64::total_cmp);
-        println!(
-            "{{\"workload\":\"{}\",\"ns_per_frame\":{:.1},\"min\":{:.1},\"max\":{:.1},\"rounds\":{rounds}}}",
-            workload.name,
-            samples[rounds / 2],
-            samples[0],
-            samples[rounds - 1]
-        );
+        for balanced in [false, true] {
+            let mut samples: Vec<f64> =
+                (0..rounds).map(|_round| measure(&workload, balanced)).collect();
+            samples.sort_by(f64::total_cmp);
+            println!(
+                "{{\"workload\":\"{}\",\"balanced\":{balanced},\"ns_per_frame\":{:.1},\"min\":{:.1},\"max\":{:.1},\"rounds\":{rounds}}}",
+                workload.name,
+                samples[rounds / 2],
+                samples[0],
+                samples[rounds - 1]
+            );
+        }
     }
 }
 
-/// Nanoseconds a frame, over one pass with an empty table.
-fn measure(workload: &bench::Workload) -> f64 {
+/// Nanoseconds a frame, over one pass with an empty table; `balanced`, with the look-up of the
+/// sensor that a reported frame goes to.
+fn measure(workload: &bench::Workload, balanced: bool) -> f64 {
     let mut view = View::default();
     for ifindex in 1..=4 {
         view.links.insert(ifindex, link(ifindex));
@@ -42,16 +48,27 @@ fn measure(workload: &bench::Workload) -> f64 {
     let frames = workload.frames(PACKETS);
     let count = f64::from(PACKETS * workload.copies);
     let mut source = MemorySource::new(frames, 64);
+    let names = ["10.0.0.1:2003", "10.0.0.2:2003"].map(|sensor| Name { sensor, ordinal: 0 });
+    let (owners, mut flows, mut shares) = (owners(&names), Flows::default(), [0u32; 2]);
     let (mut reported, started) = (0u32, Instant::now());
     while let Some(batch) = source.next_batch() {
         for frame in batch.frames() {
-            pipeline.admit(&classifier, &frame, |_packet, verdict| {
+            pipeline.admit(&classifier, &frame, |packet, headers, verdict| {
                 reported += u32::from(verdict.is_ok());
+                if balanced {
+                    flows.note(headers);
+                    if verdict.is_ok() {
+                        let owner = owners[slot(flows.of(packet.data, headers))];
+                        shares[usize::from(owner)] += 1;
+                    }
+                }
             });
         }
     }
     let nanos = started.elapsed().as_secs_f64() * 1e9;
     assert_eq!(reported, PACKETS, "each packet is reported once");
+    let shared = if balanced { PACKETS } else { 0 };
+    assert_eq!(shares.iter().sum::<u32>(), shared, "each has one owner");
     nanos / count
 }
 

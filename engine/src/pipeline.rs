@@ -1,7 +1,7 @@
 //! The work on one frame, without rings, sockets or threads: tests, replay and workers all call it.
 //!
 //! ```text
-//! frame --cut--> packets --classify--> dedup --> each(packet, Ok | Err(reason))
+//! frame --cut--> packets --classify--> dedup --> each(packet, headers, Ok | Err(reason))
 //! ```
 //!
 //! Every packet is handed to `each` once, with its verdict, so that whoever counts cannot forget
@@ -44,12 +44,13 @@ impl Pipeline {
         Self { table, fingerprinter, cutter: Cutter::default(), notes: Notes::default() }
     }
 
-    /// Decides about a frame: `each` gets every packet that it stands for, with the verdict.
+    /// Decides about a frame: `each` gets every packet that it stands for, with its headers and the
+    /// verdict.
     pub fn admit(
         &mut self,
         classifier: &Classifier,
         frame: &Frame<'_>,
-        mut each: impl FnMut(&Frame<'_>, Result<(), DropReason>),
+        mut each: impl FnMut(&Frame<'_>, &Headers, Result<(), DropReason>),
     ) {
         let headers = Headers::parse(frame.data);
         let Self { table, fingerprinter, cutter, notes } = self;
@@ -68,7 +69,7 @@ impl Pipeline {
                     Outcome::Duplicate => Err(DropReason::Duplicate),
                 }
             });
-            each(packet, verdict);
+            each(packet, headers, verdict);
         };
         if frame.offload.gso_size == 0 {
             return decide(frame, &headers, notes);

@@ -405,14 +405,19 @@ fn exported(
     let (sessions, states, ready) = (Arc::clone(sessions), control.states(), control.states());
     let sensors = move || {
         let sensors = sessions.sensors();
-        for (stats, status) in sensors.iter().zip(states.load()) {
-            stats.set_state(match status.state {
+        let states = states.load();
+        for stats in &sensors {
+            // The best of its connections.
+            let of_it = states.iter().filter(|status| status.target == stats.label());
+            let state = of_it.map(|status| match status.state {
                 control::SensorState::Capturing => SensorState::Capturing,
                 control::SensorState::Connected => SensorState::Connected,
                 control::SensorState::Connecting | control::SensorState::Backoff => {
                     SensorState::Disconnected
                 }
             });
+            let best = state.max_by_key(|state| *state as u8);
+            stats.set_state(best.unwrap_or(SensorState::Disconnected));
         }
         sensors
     };

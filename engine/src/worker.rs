@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! look at what changed (classifier, sessions, life) -> take a batch -> admit each frame ->
-//! offer it to every session -> flush what has waited long enough -> publish counts -> again
+//! offer it to every session, or to its flow's of each group -> flush what has waited long enough
+//! -> publish counts -> again
 //! ```
 //!
 //! Nothing on the way of a frame allocates, locks, formats, logs or reads the clock. A worker
@@ -18,7 +19,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::classify::Classifier;
 use crate::frame::Frame;
 use crate::pipeline::{Notes, Pipeline};
-use crate::session::{Packer, Session, Sessions};
+use crate::session::balance::slot;
+use crate::session::flow::Flows;
+use crate::session::{Group, Packer, Roster, Sessions};
 use crate::shared::Reader;
 use crate::source::{Batch, Source};
 use crate::stats::histogram::{Stage, WorkerHistograms};
@@ -71,11 +74,29 @@ pub struct Context {
     pub life: Arc<Lifecycle>,
 }
 
-/// A packer, and the interface it is limited to.
+/// A packer, and what it is offered.
 struct Outlet {
     packer: Packer,
-    /// A capture of one interface gets every frame there but our own, whatever the election says.
-    only: Option<Option<u32>>,
+    wants: Wants,
+}
+
+/// What a packer is offered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wants {
+    /// Every admitted frame.
+    All,
+    /// A capture of one interface gets every frame there but our own, whatever the election says;
+    /// none if there is no such interface.
+    Interface(Option<u32>),
+    /// What a [`Sharing`] gives it.
+    Share,
+}
+
+/// A group of sessions, each of which gets its own flows.
+struct Sharing {
+    group: Arc<Group>,
+    /// Of each of the group's members, the place in the worker's outlets.
+    places: Vec<usize>,
 }
 
 /// Counts of one batch.
@@ -107,8 +128,13 @@ pub fn run<S: Source>(mut source: S, context: Context) {
 
 struct Worker {
     context: Context,
-    sessions: Reader<Vec<Arc<Session>>>,
+    sessions: Reader<Roster>,
+    /// Those that get a share only come last.
     outlets: Vec<Outlet>,
+    /// How many of `outlets` get more than a share.
+    direct: usize,
+    sharings: Vec<Sharing>,
+    flows: Flows,
     started: Instant,
     housekept: Instant,
 }
@@ -117,7 +143,16 @@ impl Worker {
     fn new(context: Context) -> Self {
         let sessions = context.sessions.reader();
         let started = Instant::now();
-        Self { context, sessions, outlets: Vec::new(), started, housekept: started }
+        Self {
+            context,
+            sessions,
+            outlets: Vec::new(),
+            direct: 0,
+            sharings: Vec::new(),
+            flows: Flows::default(),
+            started,
+            housekept: started,
+        }
     }
 
     /// Worker's clock: monotonic, ns since it started.
@@ -145,20 +180,50 @@ impl Worker {
             for session in list.iter() {
                 if !self.outlets.iter().any(|outlet| outlet.packer.session().id == session.id) {
                     let packer = Packer::new(Arc::clone(session));
-                    self.outlets.push(Outlet { packer, only: None });
+                    self.outlets.push(Outlet { packer, wants: Wants::All });
                 }
             }
+            self.share_out(&list);
         }
         let classifier = self.context.classifier.get();
         let mut whole = Vec::new();
         for outlet in &mut self.outlets {
-            let name = outlet.packer.session().spec.interface.as_deref();
-            outlet.only = name.map(|name| classifier.ifindex(name));
-            whole.extend(outlet.only.flatten());
+            if let Some(name) = outlet.packer.session().spec.interface.as_deref() {
+                let ifindex = classifier.ifindex(name);
+                outlet.wants = Wants::Interface(ifindex);
+                whole.extend(ifindex);
+            }
         }
         let filters = self.outlets.iter().map(|outlet| outlet.packer.filter_of_any()).collect();
         socket_filter::put(source, self.context.index, classifier, &whole, filters);
         self.context.sessions.mark_seen(self.context.index, self.sessions.generation());
+    }
+
+    /// Takes over who shares with whom.
+    fn share_out(&mut self, list: &Roster) {
+        for outlet in &mut self.outlets {
+            let session = outlet.packer.session();
+            let alone =
+                |group: &Arc<Group>| matches!(group.members(), [one] if one.id == session.id);
+            // The only one there is gets everything, without any look at flows.
+            outlet.wants = match &session.spec.share {
+                Some(_) if !list.groups().iter().any(alone) => Wants::Share,
+                _ => Wants::All,
+            };
+        }
+        self.outlets.sort_by_key(|outlet| outlet.wants == Wants::Share);
+        self.direct = self.outlets.iter().filter(|outlet| outlet.wants != Wants::Share).count();
+        let shared = list.groups().iter().filter(|group| group.members().len() > 1);
+        self.sharings = shared
+            .map(|group| {
+                let place = |id| self.outlets.iter().position(|o| o.packer.session().id == id);
+                let places = group
+                    .members()
+                    .iter()
+                    .map(|member| place(member.id).expect("members are sessions of the same list"));
+                Sharing { group: Arc::clone(group), places: places.collect() }
+            })
+            .collect();
     }
 
     /// Works off one batch; false if there was none.
@@ -166,7 +231,7 @@ impl Worker {
         let Some(batch) = source.next_batch() else { return false };
         let now_ns = self.now_ns();
         let wall_ns = wall_clock_ns();
-        let Self { context, outlets, .. } = self;
+        let Self { context, outlets, direct, sharings, flows, .. } = self;
         let Context { pipeline, classifier, histograms, stats, .. } = context;
         let classifier = classifier.get();
         for outlet in outlets.iter_mut() {
@@ -175,21 +240,33 @@ impl Worker {
         let mut tally = Tally::default();
         for frame in batch.frames() {
             histograms.record(Stage::Ring, wall_ns.saturating_sub(frame.timestamp_ns));
-            pipeline.admit(classifier, &frame, |packet, verdict| {
+            pipeline.admit(classifier, &frame, |packet, headers, verdict| {
                 let verdict = match verdict {
                     Ok(()) if outlets.is_empty() => Err(DropReason::NoSession),
                     verdict => verdict,
                 };
                 tally.count(packet, verdict);
-                for Outlet { packer, only } in outlets.iter_mut() {
-                    let wanted = match only {
-                        None => verdict.is_ok(),
-                        Some(only) => {
+                for Outlet { packer, wants } in &mut outlets[..*direct] {
+                    let wanted = match wants {
+                        Wants::All => verdict.is_ok(),
+                        Wants::Interface(only) => {
                             *only == Some(packet.point.ifindex) && is_whole_capture(verdict)
                         }
+                        Wants::Share => false,
                     };
                     if wanted {
                         packer.offer(packet, now_ns, histograms);
+                    }
+                }
+                if sharings.is_empty() {
+                    return;
+                }
+                flows.note(headers);
+                if verdict.is_ok() {
+                    let slot = slot(flows.of(packet.data, headers));
+                    for Sharing { group, places } in sharings.iter() {
+                        let outlet = &mut outlets[places[group.owner(slot)]];
+                        outlet.packer.offer(packet, now_ns, histograms);
                     }
                 }
             });
@@ -200,6 +277,7 @@ impl Worker {
         }
         tally.publish(stats);
         publish_notes(stats, &mut pipeline.notes);
+        stats.fragments_stray.add(std::mem::take(&mut flows.strays));
         true
     }
 

@@ -11,6 +11,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod balance;
 pub mod compare;
 pub mod lab;
 pub mod scenario;

@@ -72,6 +72,15 @@ impl Sensor {
         self.process.id()
     }
 
+    /// Sends a signal.
+    ///
+    /// # Errors
+    ///
+    /// When it could not be sent.
+    pub fn signal(&self, signal: Signal) -> Result<(), LabError> {
+        self.process.signal(signal)
+    }
+
     /// Ends it; the file is complete then. Returns its summary.
     ///
     /// # Errors
@@ -103,6 +112,19 @@ impl Tap {
     /// When it does not become ready.
     pub fn start(node: &Host, sensor: &Host, more: &[&str]) -> Result<Self, LabError> {
         let mut tap = Self::launch(node, sensor, more)?;
+        tap.wait_ready()?;
+        Ok(tap)
+    }
+
+    /// As [`start`](Self::start), with `--sensor` among `flags`.
+    ///
+    /// # Errors
+    ///
+    /// When it does not become ready.
+    pub fn start_with(node: &Host, flags: &[&str]) -> Result<Self, LabError> {
+        let mut command = node.command(podtap());
+        command.args(["run", "--metrics", METRICS]).args(flags);
+        let mut tap = Self { process: Process::start(command)?, host: node.clone() };
         tap.wait_ready()?;
         Ok(tap)
     }
@@ -206,6 +228,16 @@ impl Tap {
     pub fn stop(mut self) -> Result<Value, LabError> {
         let status = self.process.stop(Signal::SIGTERM, LIMIT)?;
         self.account(status)
+    }
+
+    /// As [`stop`](Self::stop), with what it logged.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn stop_with_log(mut self) -> Result<(Value, String), LabError> {
+        let status = self.process.stop(Signal::SIGTERM, LIMIT)?;
+        Ok((self.account(status)?, self.log()))
     }
 
     fn account(&self, status: ExitStatus) -> Result<Value, LabError> {

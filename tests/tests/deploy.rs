@@ -26,7 +26,7 @@ mod tests {
         ["EXTRAHOP_SENSOR_IP", "RPCAPD_TARGET_PORT", "PODNET", "SVCNET", "INTERFACE"];
     /// Flags of `podtap run`, from the contract of the command line; each has a variable
     /// `PODTAP_<FLAG>`.
-    const RUN_FLAGS: [&str; 25] = [
+    const RUN_FLAGS: [&str; 28] = [
         "--interface",
         "--sensor",
         "--port",
@@ -50,6 +50,8 @@ mod tests {
         "--null-auth",
         "--password-file",
         "--allow-promisc",
+        "--sessions-per-sensor",
+        "--balance-settle-ms",
         "--metrics",
         "--print-config",
     ];

@@ -14,6 +14,7 @@ mod values;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -22,8 +23,8 @@ pub use values::parse_bytes;
 
 use crate::classify::{Election, Policy};
 use crate::control::{
-    Access, AllowedHosts, ControlConfig, ListenAddress, OwnFlows, SensorAddresses, SensorTarget,
-    Timing,
+    Access, AllowedHosts, ControlConfig, ListenAddress, MAX_CONNECTIONS, MAX_SESSIONS_PER_SENSOR,
+    OwnFlows, SensorAddresses, SensorTarget, SensorsMode, Sharing, Timing,
 };
 use crate::dedup;
 use crate::net::InterfaceSelection;
@@ -56,6 +57,8 @@ pub struct Config {
     pub access: Access,
     /// `--allow-promisc`.
     pub allow_promisc: bool,
+    /// `--sensors-mode`, `--sessions-per-sensor`, `--balance-settle-ms`.
+    pub sharing: Sharing,
     /// `--podnet`: the pods' prefixes. The reference's election needs them; the default one does not.
     pub podnet: Vec<IpNet>,
     /// `--svcnet`, `--tapped-net`, `--untapped-net`, `--election`.
@@ -97,6 +100,7 @@ impl Config {
             .parse(|text| InterfaceSelection::parse(text).map_err(|error| error.to_string()))?;
         let port = with("port").parse(|text| number(text, 1..=65_535))?;
         let sensors = with("sensor").parse(|text| sensors(text, port))?;
+        let sharing = sharing(settings, sensors.len())?;
         let podnet = with("podnet").parse(prefixes)?;
         let svcnet = with("svcnet").parse(prefixes)?;
         refuse_overlap(&with("svcnet"), &svcnet, "PODNET", &podnet)?;
@@ -129,6 +133,7 @@ impl Config {
             allowed_hosts: with("allow-hosts").parse(passive::allowed_hosts)?,
             access: access(settings)?,
             allow_promisc: with("allow-promisc").parse(passive::switch)?,
+            sharing,
             podnet,
             policy,
             encoding: with("encoding").parse(|text| match text {
@@ -170,6 +175,7 @@ impl Config {
     pub fn control(&self, addresses: SensorAddresses) -> ControlConfig {
         ControlConfig {
             sensors: self.sensors.clone(),
+            sharing: self.sharing,
             encoding: self.encoding,
             datagram_bytes: self.datagram_bytes,
             snaplen: self.snaplen,
@@ -219,6 +225,26 @@ impl Field<'_> {
     fn error(&self, reason: String) -> ConfigError {
         ConfigError { setting: self.settings.named(self.flag), reason }
     }
+}
+
+fn sharing(settings: &Settings, sensors: usize) -> Result<Sharing, ConfigError> {
+    let with = |flag: &'static str| Field { settings, flag };
+    let mode = with("sensors-mode").parse(|text| match text {
+        "copy" => Ok(SensorsMode::Copy),
+        "balance" => Ok(SensorsMode::Balance),
+        _ => Err(format!("{text:?} is neither copy nor balance")),
+    })?;
+    let sessions_per_sensor = with("sessions-per-sensor").parse(|text| {
+        let each = number(text, 1..=MAX_SESSIONS_PER_SENSOR)?;
+        match each * sensors <= MAX_CONNECTIONS {
+            true => Ok(each),
+            false => Err(format!(
+                "{each} sessions to each of {sensors} sensors are more than {MAX_CONNECTIONS}"
+            )),
+        }
+    })?;
+    let settle = with("balance-settle-ms").parse(|text| number(text, 0..=3_600_000u64))?;
+    Ok(Sharing { mode, sessions_per_sensor, settle: Duration::from_millis(settle) })
 }
 
 fn sensors(text: &str, default_port: u16) -> Result<Vec<SensorTarget>, String> {
@@ -289,6 +315,7 @@ mod tests {
         assert_eq!((config.dedup_window_ns, config.workers), (100_000_000, None));
         assert_eq!((config.encoding, config.policy.election), (Encoding::Stream, Election::Source));
         assert!(config.sensors.is_empty() && config.metrics.is_none());
+        assert_eq!(config.sharing, Sharing::default(), "every sensor gets every packet, once");
     }
 
     #[test]
@@ -349,6 +376,15 @@ mod tests {
             (
                 &["--sensor", "10.0.0.1,10.0.0.1"],
                 "--sensor: \"10.0.0.1,10.0.0.1\" names a sensor twice",
+            ),
+            (&["--sensors-mode", "x"], "--sensors-mode: \"x\" is neither copy nor balance"),
+            (
+                &["--sessions-per-sensor", "17"],
+                "--sessions-per-sensor: \"17\" is not a number from 1 to 16",
+            ),
+            (
+                &["--balance-settle-ms", "x"],
+                "--balance-settle-ms: \"x\" is not a number from 0 to 3600000",
             ),
             (&["--dedup-memory", "1K"], "--dedup-memory: 1024 bytes of dedup memory are too few"),
             (&["--dedup-memory", "lots"], "--dedup-memory: \"lots\" is not a number of bytes"),

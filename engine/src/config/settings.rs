@@ -54,9 +54,27 @@ pub const SETTINGS: &[Setting] = &[
             "sensor",
             "LIST",
             "",
-            "Sensors to connect to (active mode): addresses or names, each with :PORT if not --port; each gets every packet",
+            "Sensors to connect to (active mode): addresses or names, each with :PORT if not --port",
         ),
         "EXTRAHOP_SENSOR_IP",
+    ),
+    setting(
+        "sensors-mode",
+        "MODE",
+        "copy",
+        "Several sensors: copy (each gets every packet) or balance (each flow goes to one of them, both directions, from every node to the same)",
+    ),
+    setting(
+        "sessions-per-sensor",
+        "N",
+        "1",
+        "Connections to each sensor, which share its flows: EC2 allows 5 Gbit/s to each",
+    ),
+    setting(
+        "balance-settle-ms",
+        "N",
+        "5000",
+        "How long a sensor (or one session of it) that is back after an absence gets nothing while others can, milliseconds; up to twice this, since nodes switch at whole multiples of it on the clock",
     ),
     with_reference(
         setting("port", "N", "2003", "TCP port of the sensors' control connection"),

@@ -1,4 +1,4 @@
-//! One sensor in active mode: connects to it, for ever, but never in a hurry.
+//! One connection to a sensor in active mode: makes it, for ever, but never in a hurry.
 //!
 //! ```text
 //!      .--> Resolving --addresses--> Connecting --> Open (connection) --.
@@ -24,6 +24,8 @@ use super::connection::{Connection, Mode, Over, Peer};
 use super::protocol::Ending;
 use super::resolve::{Addresses, Resolver};
 use super::state::{SensorState, SensorStates};
+use super::watch::Watch;
+use crate::session::Share;
 
 /// The waits between attempts.
 struct Backoff {
@@ -59,6 +61,15 @@ fn jitter(base: Duration) -> Duration {
     base + base.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
+/// What a connection is for.
+#[derive(Clone, Debug)]
+pub(super) struct Role {
+    /// The sensor's index in the configuration.
+    pub(super) sensor: usize,
+    /// What the connection's captures share with those of others.
+    pub(super) share: Option<Share>,
+}
+
 /// How far the connection is.
 enum Link {
     Waiting { until: Instant },
@@ -77,7 +88,9 @@ enum Next {
 
 /// See the module.
 pub(super) struct Sensor {
+    /// Among all connections.
     index: usize,
+    role: Role,
     target: SensorTarget,
     link: Link,
     /// Addresses of the target that were not tried yet.
@@ -86,11 +99,13 @@ pub(super) struct Sensor {
     states: SensorStates,
     /// What was last written to the log, so that an error is said once.
     said: Option<String>,
+    watch: Watch,
 }
 
 impl Sensor {
     pub(super) fn new(
         index: usize,
+        role: Role,
         target: SensorTarget,
         timing: &Timing,
         states: SensorStates,
@@ -98,12 +113,14 @@ impl Sensor {
     ) -> Self {
         Self {
             index,
+            role,
             target,
             link: Link::Waiting { until: now },
             addresses: VecDeque::new(),
             backoff: Backoff::new(timing),
             states,
             said: None,
+            watch: Watch::default(),
         }
     }
 
@@ -140,8 +157,13 @@ impl Sensor {
                 Link::Connecting { .. } => self.check_connect(cx, now),
                 Link::Open(connection) => match connection.step(now, cx) {
                     Ok(due) => {
+                        let is_balanced = cx.config.sharing.is_balanced(&cx.config.sensors);
+                        let look = connection.shared_capture().filter(|_| is_balanced);
+                        let look = look.map(|(socket, session)| {
+                            self.watch.look(now, socket, session, &cx.sessions)
+                        });
                         self.report_open();
-                        Next::Wait(due)
+                        Next::Wait(due.into_iter().chain(look).min())
                     }
                     Err(over) => self.disconnected(&over, cx, now),
                 },
@@ -178,7 +200,9 @@ impl Sensor {
             return Next::Wait(None);
         };
         cx.config.addresses.tell(peer.ip());
-        match connect(peer, &cx.config.timing, registry, Token(self.index)) {
+        let is_balanced = cx.config.sharing.is_balanced(&cx.config.sensors);
+        let keepalive = keepalive(&cx.config.timing, is_balanced);
+        match connect(peer, &cx.config.timing, &keepalive, registry, Token(self.index)) {
             Ok(socket) => {
                 let deadline = now + cx.config.timing.connect;
                 self.link = Link::Connecting { socket, peer, deadline };
@@ -214,8 +238,10 @@ impl Sensor {
         tracing::info!(sensor = %self.target, %peer, "connected");
         self.addresses.clear();
         let token = Token(self.index);
-        let peer_of = Peer { mode: Mode::Active, address: peer, sensor: self.index };
-        self.link = Link::Open(Box::new(Connection::new(socket, peer_of, token, cx, now)));
+        let peer_of = Peer { mode: Mode::Active, address: peer, sensor: self.role.sensor };
+        let mut connection = Connection::new(socket, peer_of, token, cx, now);
+        connection.set_share(self.role.share.clone());
+        self.link = Link::Open(Box::new(connection));
         self.states.update(self.index, |status| {
             status.state = SensorState::Connected;
             status.reconnects += u64::from(status.connects > 0);
@@ -291,21 +317,28 @@ impl Sensor {
     }
 }
 
+/// A peer that vanished without a word is probed when idle for a third of the time, and given up
+/// when it has acknowledged nothing for all of it. One whose flows others can take is probed each
+/// second, so that [`Watch`] has something to see; it is not given up any earlier.
+fn keepalive(timing: &Timing, is_balanced: bool) -> TcpKeepalive {
+    let silence = u32::try_from(timing.silence.as_secs()).unwrap_or(u32::MAX);
+    let (seconds, retries) = if is_balanced { (1, silence) } else { ((silence / 3).max(1), 2) };
+    let probe = Duration::from_secs(seconds.into());
+    TcpKeepalive::new().with_time(probe).with_interval(probe).with_retries(retries.clamp(2, 127))
+}
+
 /// Starts to connect.
 fn connect(
     peer: SocketAddr,
     timing: &Timing,
+    keepalive: &TcpKeepalive,
     registry: &Registry,
     token: Token,
 ) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
-    // A peer that vanished without a word: probed when idle for a third of the time, and given up
-    // when it has acknowledged nothing for all of it.
-    let probe = Duration::from_secs((timing.silence.as_secs() / 3).max(1));
-    let keepalive = TcpKeepalive::new().with_time(probe).with_interval(probe).with_retries(2);
-    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_keepalive(keepalive)?;
     socket.set_tcp_user_timeout(Some(timing.silence))?;
     match socket.connect(&SockAddr::from(peer)) {
         Ok(()) => {}

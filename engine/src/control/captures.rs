@@ -23,7 +23,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::bpf::Program;
 use crate::classify::OwnFlow;
 use crate::rpcap::{ANY_ETH, StartCaptureReply, Stats};
-use crate::session::{Encoding, Pump, Session, SessionSpec};
+use crate::session::{Encoding, Pump, Session, SessionSpec, Share};
 use crate::stats::SessionDrop;
 
 use super::active::is_connected;
@@ -102,6 +102,8 @@ pub(super) struct Captures {
     local: SocketAddr,
     /// Of whichever data socket there is.
     token: Token,
+    /// What captures of the whole node share with those of other connections.
+    share: Option<Share>,
     is_data_ready: bool,
     running: Option<Capture>,
     opening: Option<Opening>,
@@ -120,6 +122,7 @@ impl Captures {
             peer,
             local,
             token,
+            share: None,
             is_data_ready: false,
             running: None,
             opening: None,
@@ -128,6 +131,17 @@ impl Captures {
             last: Stats::default(),
             started: 0,
         }
+    }
+
+    /// See [`Connection::set_share`](super::connection::Connection::set_share).
+    pub(super) fn set_share(&mut self, share: Option<Share>) {
+        self.share = share;
+    }
+
+    /// The session that runs, if it shares.
+    pub(super) fn shared(&self) -> Option<&Arc<Session>> {
+        let session = &self.running.as_ref()?.session;
+        session.spec.share.is_some().then_some(session)
     }
 
     /// Something happened on the data socket.
@@ -289,6 +303,7 @@ impl Captures {
     fn spec(&self, request: &StartRequest, port: u16, cx: &Context) -> SessionSpec {
         SessionSpec {
             sensor: self.peer.sensor,
+            share: self.share.clone().filter(|_| request.interface == ANY_ETH),
             peer: self.data_address(port),
             encoding: self.encoding(request, cx),
             snaplen: request.snaplen.min(cx.config.snaplen),

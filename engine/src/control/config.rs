@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::classify::OwnFlow;
 use crate::net::View;
 use crate::rpcap::Stats;
-use crate::session::{Encoding, Sessions};
+use crate::session::{Encoding, Sessions, Share};
 use crate::shared::Shared;
 use crate::stats::control::ControlStats;
 
@@ -30,6 +30,75 @@ impl std::fmt::Display for SensorTarget {
             true => write!(f, "[{}]:{}", self.host, self.port),
             false => write!(f, "{}:{}", self.host, self.port),
         }
+    }
+}
+
+/// The longest wait between attempts to connect to sensors that share.
+const TOGETHER: Duration = Duration::from_secs(2);
+
+/// Which sensor gets which packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SensorsMode {
+    /// Each gets every packet.
+    #[default]
+    Copy,
+    /// Each packet goes to one of them, whole flows to the same.
+    Balance,
+}
+
+/// How packets are shared between sensors, and between the connections to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sharing {
+    /// See [`SensorsMode`].
+    pub mode: SensorsMode,
+    /// Connections to each sensor, which share what it gets: at least 1.
+    pub sessions_per_sensor: usize,
+    /// How long one that is back after an absence gets nothing, up to twice this, so that one that
+    /// comes and goes does not tear flows each time.
+    pub settle: Duration,
+}
+
+impl Default for Sharing {
+    fn default() -> Self {
+        Self {
+            mode: SensorsMode::default(),
+            sessions_per_sensor: 1,
+            settle: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Sharing {
+    /// What connection `ordinal` to the sensor `index` shares; `None` if it can have no other to
+    /// share with.
+    pub(super) fn share(
+        &self,
+        sensors: &[SensorTarget],
+        index: usize,
+        ordinal: usize,
+    ) -> Option<Share> {
+        let group = match self.mode {
+            SensorsMode::Copy if self.sessions_per_sensor > 1 => index,
+            SensorsMode::Balance if sensors.len() * self.sessions_per_sensor > 1 => 0,
+            _ => return None,
+        };
+        let sensor = sensors.get(index)?.to_string();
+        Some(Share { group, sensor, ordinal, settle: self.settle })
+    }
+
+    /// Times of the connections: nodes whose sensors share are to be back at about one time, since
+    /// until then they do not agree where flows go.
+    pub(super) fn timing(&self, timing: &Timing, sensors: &[SensorTarget]) -> Timing {
+        let mut timing = timing.clone();
+        if self.is_balanced(sensors) {
+            timing.backoff_max = timing.backoff_max.min(TOGETHER.max(timing.backoff_min));
+        }
+        timing
+    }
+
+    /// True if a sensor's flows would be better off elsewhere when its host falls silent.
+    pub(super) fn is_balanced(&self, sensors: &[SensorTarget]) -> bool {
+        self.mode == SensorsMode::Balance && sensors.len() > 1
     }
 }
 
@@ -96,8 +165,10 @@ impl Default for Timing {
 /// Settings of the control thread.
 #[derive(Clone, Debug)]
 pub struct ControlConfig {
-    /// Sensors in active mode; each gets every packet.
+    /// Sensors in active mode.
     pub sensors: Vec<SensorTarget>,
+    /// Who of them gets what.
+    pub sharing: Sharing,
     /// UDP form of the data.
     pub encoding: Encoding,
     /// The most bytes of UDP payload per datagram; `None` is what the path takes.

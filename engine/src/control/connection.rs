@@ -12,6 +12,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::Token;
@@ -19,6 +20,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 
 use crate::rpcap::{Auth, DLT_EN10MB, ErrorCode};
+use crate::session::{Session, Share};
 use crate::stats::control::ControlStats;
 
 use super::captures::{Captures, News};
@@ -128,6 +130,16 @@ impl Connection {
             blocked_at: None,
             ending: None,
         }
+    }
+
+    /// Captures share the packets from now on; those of one interface never do.
+    pub(super) fn set_share(&mut self, share: Option<Share>) {
+        self.captures.set_share(share);
+    }
+
+    /// The capture that runs, if it shares, and the socket that says whether its peer is there.
+    pub(super) fn shared_capture(&self) -> Option<(&TcpStream, &Arc<Session>)> {
+        Some((&self.socket, self.captures.shared()?))
     }
 
     /// When credentials were accepted.

@@ -6,8 +6,8 @@
 //!                  ^ waker: an answer of the resolver, or shutdown
 //! ```
 //!
-//! Stepping all of at most 64 sensors and 64 clients at each turn costs nothing next to a system
-//! call, and leaves no timer to forget.
+//! Stepping all of at most 256 connections to sensors and 64 clients at each turn costs nothing next
+//! to a system call, and leaves no timer to forget.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -24,7 +24,7 @@ use crate::session::Sessions;
 use crate::shared::Shared;
 use crate::stats::control::ControlStats;
 
-use super::active::Sensor;
+use super::active::{Role, Sensor};
 use super::auth::Guesses;
 use super::config::{Context, ControlConfig};
 use super::passive::Passive;
@@ -33,7 +33,11 @@ use super::state::{SensorStates, SensorStatus};
 
 /// The most sensors: each is a full copy of the traffic.
 pub const MAX_SENSORS: usize = 64;
-/// The waker's token; sensors have their indices.
+/// The most connections to one sensor.
+pub const MAX_SESSIONS_PER_SENSOR: usize = 16;
+/// The most connections to all sensors.
+pub const MAX_CONNECTIONS: usize = 256;
+/// The waker's token; connections to sensors have their indices.
 const WAKER: Token = Token(usize::MAX);
 /// Bits of the other tokens: a listener's or a client's place follows, as does the place of the
 /// connection whose data socket it is.
@@ -93,17 +97,32 @@ impl Control {
             let error = format!("{} sensors, at most {MAX_SENSORS}", config.sensors.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
+        let each = config.sharing.sessions_per_sensor.clamp(1, MAX_SESSIONS_PER_SENSOR);
+        if config.sensors.len() * each > MAX_CONNECTIONS {
+            let error = format!(
+                "{} sensors with {each} sessions each, at most {MAX_CONNECTIONS} sessions",
+                config.sensors.len()
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        }
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let connections = || {
+            let sensors = config.sensors.iter().enumerate();
+            sensors.flat_map(|(sensor, target)| (0..each).map(move |k| (sensor, target, k)))
+        };
         let clients = (!config.listen.is_empty()).then(|| CLIENTS.to_owned());
-        let labels = config.sensors.iter().map(ToString::to_string).chain(clients);
+        let labels = connections().map(|(_, target, _)| target.to_string()).chain(clients);
         let states = SensorStates::new(labels);
         let passive = Passive::start(&config, poll.registry(), Arc::clone(&waker), states.clone())?;
         let listening = passive.addresses();
         let stats = Arc::new(ControlStats::default());
+        let timing = config.sharing.timing(&config.timing, &config.sensors);
         let now = Instant::now();
-        let sensors = config.sensors.iter().enumerate().map(|(index, target)| {
-            Sensor::new(index, target.clone(), &config.timing, states.clone(), now)
+        let sensors = connections().enumerate().map(|(index, (sensor, target, ordinal))| {
+            let share = config.sharing.share(&config.sensors, sensor, ordinal);
+            let role = Role { sensor, share };
+            Sensor::new(index, role, target.clone(), &timing, states.clone(), now)
         });
         let sensors = sensors.collect();
         let (stop, stops) = mpsc::channel();
@@ -132,8 +151,8 @@ impl Control {
         Ok(Self { thread: Some(thread), stop, waker, states, stats, listening })
     }
 
-    /// Every sensor's status now, in the configuration's order; behind them, if it listens, that
-    /// of all clients together.
+    /// The status now of every connection to a sensor, in the configuration's order; behind them,
+    /// if it listens, that of all clients together.
     #[must_use]
     pub fn state(&self) -> Vec<SensorStatus> {
         self.states.load()
@@ -196,7 +215,7 @@ struct EventLoop {
 
 impl EventLoop {
     fn run(mut self) -> bool {
-        let mut events = Events::with_capacity(2 * MAX_SENSORS);
+        let mut events = Events::with_capacity(MAX_CONNECTIONS);
         let deadline = loop {
             match self.stops.try_recv() {
                 Ok(deadline) => break deadline,
@@ -213,6 +232,7 @@ impl EventLoop {
                 due = due.into_iter().chain(own).min();
             }
             due = due.into_iter().chain(self.passive.step(now, &self.cx)).min();
+            due = due.into_iter().chain(self.cx.sessions.tend_groups(now)).min();
             self.poll_until(&mut events, due);
         };
         self.end(deadline)

@@ -27,9 +27,13 @@ mod protocol;
 mod resolve;
 mod socket;
 mod state;
+mod watch;
 
 pub use auth::{Access, NullAuth, Passwords};
-pub use config::{ControlConfig, ListenAddress, OwnFlows, SensorAddresses, SensorTarget, Timing};
-pub use event_loop::{CLIENTS, Control, MAX_SENSORS};
+pub use config::{
+    ControlConfig, ListenAddress, OwnFlows, SensorAddresses, SensorTarget, SensorsMode, Sharing,
+    Timing,
+};
+pub use event_loop::{CLIENTS, Control, MAX_CONNECTIONS, MAX_SENSORS, MAX_SESSIONS_PER_SENSOR};
 pub use hosts::AllowedHosts;
 pub use state::{SensorState, SensorStates, SensorStatus};

@@ -48,8 +48,10 @@ pub(super) struct Passive {
     clients: Vec<Option<Client>>,
     hosts: HostList,
     states: SensorStates,
-    /// All clients' place among the sensors' states.
+    /// All clients' place among the sensors.
     index: usize,
+    /// Their place among the statuses.
+    status: usize,
     said: Option<Instant>,
 }
 
@@ -113,7 +115,10 @@ impl Passive {
         }
         let hosts = HostList::new(config.allowed_hosts.clone(), config.timing.names, waker);
         let clients = std::iter::repeat_with(|| None).take(MAX_CLIENTS).collect();
-        Ok(Self { listeners, clients, hosts, states, index: config.sensors.len(), said: None })
+        let index = config.sensors.len();
+        // Behind the statuses of all connections to sensors.
+        let status = states.load().len().saturating_sub(1);
+        Ok(Self { listeners, clients, hosts, states, index, status, said: None })
     }
 
     /// Where it listens.
@@ -301,7 +306,7 @@ impl Passive {
         tracing::debug!(peer = %peer.address, "a client");
         let connection = Connection::new(socket, peer, client_token(slot), cx, now);
         self.clients[slot] = Some(Client { peer, since, link: Link::Open(Box::new(connection)) });
-        self.states.update(self.index, |status| {
+        self.states.update(self.status, |status| {
             status.connects += 1;
             status.peer = Some(peer.address);
         });
@@ -316,7 +321,7 @@ impl Passive {
             }
             _ => tracing::debug!(peer = %peer.address, %over, "a client is gone"),
         }
-        self.states.update(self.index, |status| {
+        self.states.update(self.status, |status| {
             status.captures += started;
             status.failures += u64::from(is_failure);
             if is_failure {
@@ -337,7 +342,7 @@ impl Passive {
             }
         }
         cx.stats.clients.store(count, Ordering::Relaxed);
-        self.states.update(self.index, |status| {
+        self.states.update(self.status, |status| {
             status.captures += started;
             status.state = match (is_capturing, is_connected) {
                 (true, _) => SensorState::Capturing,

@@ -17,7 +17,7 @@ pub enum SensorState {
     Capturing,
 }
 
-/// One sensor at one moment.
+/// A connection to a sensor at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SensorStatus {
     /// As configured, `host:port`.
@@ -38,7 +38,8 @@ pub struct SensorStatus {
     pub last_error: Option<String>,
 }
 
-/// A handle on every sensor's status; clones see the same. The index is the configuration's.
+/// A handle on the status of every connection to a sensor; clones see the same. The order is the
+/// configuration's, the connections to one sensor together.
 #[derive(Clone, Debug)]
 pub struct SensorStates(Arc<Mutex<Vec<SensorStatus>>>);
 

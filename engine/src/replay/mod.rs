@@ -188,7 +188,7 @@ fn to_file(
     while !source.is_exhausted() && result.is_ok() {
         let Some(batch) = source.next_batch() else { continue };
         for frame in batch.frames() {
-            pipeline.admit(classifier, &frame, |packet, verdict| {
+            pipeline.admit(classifier, &frame, |packet, _headers, verdict| {
                 summary.count(verdict);
                 if verdict.is_ok() && result.is_ok() {
                     result = writer.write(&packet.wire(snaplen));

@@ -77,7 +77,8 @@ fn wait_for_captures(
     control: &Control,
 ) -> Result<(), ReplayError> {
     let deadline = Instant::now() + Duration::from_secs(args.wait_seconds);
-    while sessions.load().len() < config.sensors.len() {
+    let expected = config.sensors.len() * config.sharing.sessions_per_sensor;
+    while sessions.load().len() < expected {
         if Instant::now() >= deadline {
             let why = control.state().into_iter().find_map(|status| status.last_error);
             let why = why.unwrap_or_else(|| "it connected, but asked for nothing".into());

@@ -98,8 +98,11 @@ impl Datagrams {
         let mut lost = Lost::default();
         let (mut from, mut refusals) = (0, 0);
         loop {
-            let SendOutcome { datagrams, bytes, failed, too_large } =
+            let SendOutcome { datagrams, bytes, failed, too_large, refused } =
                 send_datagrams(&*self.socket, &run.bytes, &run.ends, from);
+            if refused != 0 {
+                stats.refused.fetch_add(refused, Ordering::Relaxed);
+            }
             stats.datagrams.fetch_add(datagrams, Ordering::Relaxed);
             stats.datagram_bytes.fetch_add(bytes, Ordering::Relaxed);
             lost.failed.extend(failed);

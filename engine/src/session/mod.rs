@@ -8,10 +8,16 @@
 //! control --open/close, set_filter--> Sessions (Shared list) --wake--> workers
 //! ```
 //!
+//! Sessions of a group share the packets between them, by flow: `group` says who takes part,
+//! `balance` who gets what, `flow` what a flow is.
+//!
 //! The protocol's conversation is `control`'s; this module knows no message but the two data
 //! encodings.
 
+pub mod balance;
 mod datagrams;
+pub mod flow;
+mod group;
 mod outbox;
 mod packer;
 mod path;
@@ -35,6 +41,8 @@ use crate::stats::SessionStats;
 use crate::stats::sensor::SensorStats;
 use crate::sys::{Waker, force_send_buffer};
 
+use group::Membership;
+pub use group::{Group, Roster, Share};
 use outbox::Outbox;
 pub use packer::Packer;
 pub(crate) use run::MIN_DATAGRAM;
@@ -61,6 +69,8 @@ pub enum Encoding {
 pub struct SessionSpec {
     /// Index of the sensor in the configuration; a label in metrics.
     pub sensor: usize,
+    /// What it shares with other sessions; `None` gets every packet that it asks for.
+    pub share: Option<Share>,
     /// The one interface that was opened; `None` for `any-eth`.
     pub interface: Option<String>,
     /// Where datagrams go: the control connection's peer, the port from STARTCAP.
@@ -183,7 +193,8 @@ impl Session {
 /// The sessions that are open, as control changes them and workers read them.
 #[derive(Debug)]
 pub struct Sessions {
-    list: Shared<Vec<Arc<Session>>>,
+    list: Shared<Roster>,
+    membership: Mutex<Membership>,
     seen: Box<[AtomicU64]>,
     wakers: Vec<Waker>,
     /// Each sensor's counts, over all its sessions.
@@ -212,8 +223,8 @@ impl Sessions {
     #[must_use]
     pub fn counting(wakers: Vec<Waker>, sensors: Vec<Arc<SensorStats>>) -> Arc<Self> {
         let seen = wakers.iter().map(|_| AtomicU64::new(0)).collect();
-        let (list, ending) = (Shared::new(Vec::new()), Mutex::default());
-        Arc::new(Self { list, seen, wakers, sensors, ending })
+        let (list, ending) = (Shared::new(Roster::default()), Mutex::default());
+        Arc::new(Self { list, membership: Mutex::default(), seen, wakers, sensors, ending })
     }
 
     /// The sensors' counts as of now, ended sessions included.
@@ -234,13 +245,17 @@ impl Sessions {
         self.sensors.clone()
     }
 
-    /// Workers offer frames to `session` from now on.
+    /// Workers offer frames to `session` from now on; what it shares with others, unless it is
+    /// back after an absence: then when it has settled.
     pub fn add(&self, session: Arc<Session>) {
         if let Some(stats) = self.sensors.get(session.spec.sensor) {
             let counted = Arc::clone(&session);
             stats.begin(session.id, move || (&counted.stats).into());
         }
-        self.change(|list| list.push(Arc::clone(&session)));
+        self.change("capture started", |membership, list| {
+            membership.enter(&session, Instant::now());
+            list.push(Arc::clone(&session));
+        });
     }
 
     /// Takes a session out. Workers flush what they hold for it when they see the change:
@@ -248,7 +263,8 @@ impl Sessions {
     /// [`abandon`](Self::abandon) ends it if that takes too long.
     pub fn remove(&self, id: u64) -> u64 {
         let mut removed = None;
-        let generation = self.change(|list| {
+        let generation = self.change("capture ended", |membership, list| {
+            membership.leave(id);
             list.retain(|session| {
                 if session.id == id {
                     removed = Some(Arc::clone(session));
@@ -264,16 +280,64 @@ impl Sessions {
         generation
     }
 
-    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Session>>)) -> u64 {
-        let generation = self.list.update(|old| {
-            let mut list = old.clone();
-            change(&mut list);
-            list
-        });
+    /// Takes a session's share away from it while it stays open: there are signs that nobody
+    /// receives it. It keeps it if there are such signs of every other.
+    pub fn suspect(&self, id: u64, reason: &str) {
+        self.regroup(reason, |membership| membership.suspect(id));
+    }
+
+    /// The opposite of [`suspect`](Self::suspect): it gets its share back when it has settled.
+    pub fn trust(&self, id: u64) {
+        self.regroup("answers again", |membership| membership.trust(id, Instant::now()));
+    }
+
+    /// Ends the settling of those whose time has come; when to call again, if ever.
+    pub fn tend_groups(&self, now: Instant) -> Option<Instant> {
+        let due = self.membership().due();
+        if due.is_some_and(|due| due <= now) {
+            self.regroup("settled", |membership| membership.settle(now));
+            return self.membership().due();
+        }
+        due
+    }
+
+    fn regroup(&self, reason: &str, change: impl FnOnce(&mut Membership) -> bool) {
+        let mut membership = self.membership();
+        if change(&mut membership) {
+            let old = self.list.load();
+            let roster = membership.roster(old.to_vec(), &old);
+            if roster.groups() != old.groups() {
+                membership.count_moves(&self.sensors, &old, &roster, reason);
+                self.publish(roster);
+            }
+        }
+    }
+
+    fn change(
+        &self,
+        reason: &str,
+        change: impl FnOnce(&mut Membership, &mut Vec<Arc<Session>>),
+    ) -> u64 {
+        // Held to the end, so that no other change comes between; workers never take it.
+        let mut membership = self.membership();
+        let old = self.list.load();
+        let mut sessions = old.to_vec();
+        change(&mut membership, &mut sessions);
+        let roster = membership.roster(sessions, &old);
+        membership.count_moves(&self.sensors, &old, &roster, reason);
+        self.publish(roster)
+    }
+
+    fn publish(&self, roster: Roster) -> u64 {
+        let generation = self.list.replace(roster);
         for waker in &self.wakers {
             waker.wake();
         }
         generation
+    }
+
+    fn membership(&self) -> MutexGuard<'_, Membership> {
+        self.membership.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// True once every worker has seen `generation` and flushed what it ended, and the clients of
@@ -335,13 +399,13 @@ impl Sessions {
 
     /// A worker's view of the list.
     #[must_use]
-    pub fn reader(&self) -> Reader<Vec<Arc<Session>>> {
+    pub fn reader(&self) -> Reader<Roster> {
         self.list.reader()
     }
 
     /// The list now.
     #[must_use]
-    pub fn load(&self) -> Arc<Vec<Arc<Session>>> {
+    pub fn load(&self) -> Arc<Roster> {
         self.list.load()
     }
 }

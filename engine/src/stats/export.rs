@@ -23,7 +23,7 @@ use prometheus_client::registry::Registry;
 
 use super::control::ControlStats;
 use super::histogram::{Distribution, SharedHistograms, Stage};
-use super::sensor::{SensorState, SensorStats, SessionCounts};
+use super::sensor::{Move, SensorState, SensorStats, SessionCounts};
 use super::{DropReason, SessionDrop, WorkerStats};
 
 /// What is read to answer a scrape, a probe of readiness or one of liveness.
@@ -81,6 +81,9 @@ enum Value {
     SensorStates,
     Control(fn(&ControlStats) -> &AtomicU64),
     Clients,
+    SensorMoves,
+    SensorCount(fn(&SensorStats) -> u64),
+    SensorGauge(fn(&SensorStats) -> u64),
     Latency,
     Build,
 }
@@ -92,9 +95,14 @@ impl Metric {
         match self.source {
             Value::Worker(_) => &["worker"],
             Value::WorkerDrops => &["worker", "reason"],
-            Value::Sensor(_) | Value::SensorSessions | Value::SensorDatagramSize => &["sensor"],
+            Value::Sensor(_)
+            | Value::SensorSessions
+            | Value::SensorDatagramSize
+            | Value::SensorCount(_)
+            | Value::SensorGauge(_) => &["sensor"],
             Value::SensorDrops => &["sensor", "reason"],
             Value::SensorStates => &["sensor", "state"],
+            Value::SensorMoves => &["sensor", "kind"],
             Value::Control(_) | Value::Clients => &[],
             Value::Latency => &["stage"],
             Value::Build => &["version", "commit"],
@@ -118,10 +126,13 @@ impl Metric {
             | Value::WorkerDrops
             | Value::Sensor(_)
             | Value::SensorDrops
-            | Value::Control(_) => MetricType::Counter,
+            | Value::Control(_)
+            | Value::SensorMoves
+            | Value::SensorCount(_) => MetricType::Counter,
             Value::SensorSessions
             | Value::SensorDatagramSize
             | Value::SensorStates
+            | Value::SensorGauge(_)
             | Value::Clients => MetricType::Gauge,
             Value::Latency => MetricType::Histogram,
             Value::Build => MetricType::Info,
@@ -199,6 +210,11 @@ pub const METRICS: &[Metric] = &[
         "podtap_dedup_evictions_total",
         "Entries of the dedup table overwritten before their window had passed",
         Value::Worker(|worker| worker.dedup_evicted.get()),
+    ),
+    metric(
+        "podtap_fragments_stray_total",
+        "Fragments given to a sensor by their addresses alone, the first fragment not having been seen",
+        Value::Worker(|worker| worker.fragments_stray.get()),
     ),
     metric(
         "podtap_worker_batches_total",
@@ -292,6 +308,21 @@ pub const METRICS: &[Metric] = &[
         Value::Control(|control| &control.accept_failures),
     ),
     metric("podtap_control_clients", "Clients that are connected to the tap", Value::Clients),
+    metric(
+        "podtap_sensor_moves_total",
+        "Times that the sensor's part among sensors that share the packets changed, by kind: joined for the first time, left to the others, returned",
+        Value::SensorMoves,
+    ),
+    metric(
+        "podtap_sensor_slots_moved_total",
+        "Slots of flows, of 4096, that came to the sensor's sessions from other sessions",
+        Value::SensorCount(SensorStats::slots_moved),
+    ),
+    metric(
+        "podtap_sensor_slots",
+        "Slots of flows, of 4096, that the sensor's sessions own; 0 if it gets every packet",
+        Value::SensorGauge(SensorStats::slots),
+    ),
     metric(
         "podtap_latency_seconds",
         "Time that frames took: in the ring until a worker took them, then until their datagram \
@@ -404,6 +435,24 @@ impl Collector for Exporter {
                 Value::Clients => {
                     let clients = self.exported.control.clients.load(Ordering::Relaxed);
                     out.encode_gauge(&clients)?;
+                }
+                Value::SensorMoves => {
+                    for (_, _, _, sensor) in &sensors {
+                        for kind in Move::ALL {
+                            let labels = with(sensor, "kind", kind.label());
+                            counter(&mut out, &labels, sensor.moves(*kind))?;
+                        }
+                    }
+                }
+                Value::SensorCount(get) => {
+                    for (_, _, _, sensor) in &sensors {
+                        counter(&mut out, sensor.labels(), get(sensor))?;
+                    }
+                }
+                Value::SensorGauge(get) => {
+                    for (_, _, _, sensor) in &sensors {
+                        gauge(&mut out, sensor.labels(), get(sensor))?;
+                    }
                 }
                 Value::Latency => self.latency(&mut out)?,
                 Value::Build => out.encode_info(&self.build)?,

@@ -134,6 +134,9 @@ pub struct WorkerStats {
     pub segments_uncut: Counter,
     /// Dedup entries overwritten before their window had passed.
     pub dedup_evicted: Counter,
+    /// Fragments that were given to a sensor by their addresses alone, since the first fragment of
+    /// their packet was not seen; only where sensors share the packets.
+    pub fragments_stray: Counter,
     /// Batches worked on: moves while the worker lives.
     pub batches: Counter,
 }
@@ -171,6 +174,8 @@ pub struct SessionStats {
     pub datagram_size: AtomicU64,
     /// Frames not sent, by [`SessionDrop`] as index.
     pub dropped: [AtomicU64; SessionDrop::ALL.len()],
+    /// Answers "port unreachable" to earlier datagrams; a hint, no count of losses.
+    pub refused: AtomicU64,
 }
 
 impl SessionStats {

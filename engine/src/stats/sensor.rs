@@ -8,7 +8,7 @@
 //! A session's counters move from live to ended under one lock, so the sums never go backwards.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{SessionDrop, SessionStats, reasons};
@@ -22,6 +22,18 @@ reasons! {
         Connected = "connected",
         /// A capture runs.
         Capturing = "capturing",
+    }
+}
+
+reasons! {
+    /// How a sensor's part in a group of sensors changes.
+    Move {
+        /// It takes part for the first time.
+        Joined = "joined",
+        /// Its flows go to the others.
+        Left = "left",
+        /// It has its flows again.
+        Returned = "returned",
     }
 }
 
@@ -63,9 +75,10 @@ impl From<&SessionStats> for SessionCounts {
             frames_cut,
             datagram_size,
             dropped,
+            ..
         } = stats;
         // Relaxed: each is right by itself, and a batch late at most.
-        let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Self {
             offered: get(offered),
             sent: get(sent),
@@ -127,6 +140,10 @@ pub struct SensorStats {
     label: [(&'static str, String); 1],
     state: AtomicU8,
     sessions: Mutex<Sessions>,
+    /// By [`Move`] as index.
+    moves: [AtomicU64; Move::ALL.len()],
+    slots_moved: AtomicU64,
+    slots: AtomicU64,
 }
 
 impl fmt::Debug for SensorStats {
@@ -145,6 +162,9 @@ impl SensorStats {
             label: [("sensor", label.into())],
             state: AtomicU8::new(0),
             sessions: Mutex::default(),
+            moves: Default::default(),
+            slots_moved: AtomicU64::new(0),
+            slots: AtomicU64::new(0),
         }
     }
 
@@ -168,6 +188,39 @@ impl SensorStats {
     /// Says where the conversation is.
     pub fn set_state(&self, state: SensorState) {
         self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// Its part in a group of sensors changed.
+    pub fn count_move(&self, kind: Move) {
+        self.moves[kind as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often its part in a group of sensors changed so.
+    #[must_use]
+    pub fn moves(&self, kind: Move) -> u64 {
+        self.moves[kind as usize].load(Ordering::Relaxed)
+    }
+
+    /// Slots of flows came to its sessions from other sessions.
+    pub fn add_slots_moved(&self, count: u64) {
+        self.slots_moved.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Slots that ever came to its sessions from others.
+    #[must_use]
+    pub fn slots_moved(&self) -> u64 {
+        self.slots_moved.load(Ordering::Relaxed)
+    }
+
+    /// Says how many slots its sessions own.
+    pub fn set_slots(&self, count: u64) {
+        self.slots.store(count, Ordering::Relaxed);
+    }
+
+    /// Slots that its sessions own; 0 if it shares with nobody.
+    #[must_use]
+    pub fn slots(&self) -> u64 {
+        self.slots.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, Sessions> {

@@ -6,6 +6,7 @@ pub(crate) mod mmap;
 pub(crate) mod packet;
 mod receive;
 pub(crate) mod socket;
+pub(crate) mod tcp;
 pub(crate) mod udp;
 mod waker;
 

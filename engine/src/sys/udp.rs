@@ -31,6 +31,8 @@ pub(crate) struct SendOutcome {
     /// EMSGSIZE at this datagram: neither it nor those behind it were sent. Perhaps it is not too
     /// large, but an earlier one was, as a router's ICMP message now says.
     pub too_large: Option<usize>,
+    /// Answers "port unreachable" to earlier datagrams.
+    pub refused: u64,
 }
 
 /// Says whether a UDP socket's datagrams may become IP fragments. If not, one that the path is
@@ -82,25 +84,28 @@ pub(crate) fn send_datagrams(
                 outcome.datagrams += count as u64;
                 outcome.bytes += (ends[next - 1] - from) as u64;
             }
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EINTR) => {}
-                Some(libc::EMSGSIZE) => {
-                    outcome.too_large = Some(next);
-                    break;
+            Err(error) => {
+                outcome.refused += u64::from(error.raw_os_error() == Some(libc::ECONNREFUSED));
+                match error.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    Some(libc::EMSGSIZE) => {
+                        outcome.too_large = Some(next);
+                        break;
+                    }
+                    Some(libc::EAGAIN | libc::ENOBUFS) if waits > 0 => {
+                        waits -= 1;
+                        wait_writable(socket);
+                    }
+                    Some(libc::ECONNREFUSED | libc::EHOSTUNREACH) if asynchronous_errors > 0 => {
+                        asynchronous_errors -= 1;
+                    }
+                    _ => {
+                        give_up(&mut outcome, next);
+                        next += 1;
+                        waits = waits.min(1);
+                    }
                 }
-                Some(libc::EAGAIN | libc::ENOBUFS) if waits > 0 => {
-                    waits -= 1;
-                    wait_writable(socket);
-                }
-                Some(libc::ECONNREFUSED | libc::EHOSTUNREACH) if asynchronous_errors > 0 => {
-                    asynchronous_errors -= 1;
-                }
-                _ => {
-                    give_up(&mut outcome, next);
-                    next += 1;
-                    waits = waits.min(1);
-                }
-            },
+            }
         }
     }
     outcome
@@ -212,6 +217,7 @@ mod tests {
         let receiver = UdpSocket::bind(port).unwrap();
         let outcome = send_datagrams(&sender, &[2; 10], &[10], 0);
         assert_eq!((outcome.datagrams, outcome.failed.len()), (1, 0));
+        assert_eq!(outcome.refused, 1, "the refusal is told");
         let mut buffer = [0; 64];
         assert_eq!(receiver.recv(&mut buffer).unwrap(), 10);
     }

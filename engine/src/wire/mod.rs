@@ -244,6 +244,36 @@ impl Headers {
         }
     }
 
+    /// The headers of the packet that an ICMP error is about; `None` for anything else. Its ports
+    /// are there even where no more than those of its transport header are.
+    #[must_use]
+    pub fn embedded(&self, data: &[u8]) -> Option<Self> {
+        let kind = *data.get(self.l4)?;
+        let is_error = match self.protocol {
+            protocol::ICMP => matches!(kind, 3 | 4 | 5 | 11 | 12),
+            protocol::ICMPV6 => matches!(kind, 1..=4),
+            _ => false,
+        };
+        if !is_error || !self.has_transport() {
+            return None;
+        }
+        let (data, l3) = (data.get(..self.end)?, self.payload);
+        let mut headers = match data.get(l3)? >> 4 {
+            4 => Self::parse_v4(data, l3)?,
+            6 => Self::parse_v6(data, l3)?,
+            _ => return None,
+        };
+        let is_start = headers.fragment.is_none_or(|fragment| fragment.offset == 0);
+        let l4 = &data[headers.l4..headers.end];
+        if matches!(headers.protocol, protocol::TCP | protocol::UDP)
+            && is_start
+            && let (Some(source), Some(destination)) = (be16(l4, 0), be16(l4, 2))
+        {
+            headers.ports = Some((source, destination));
+        }
+        Some(headers)
+    }
+
     /// True where a transport header of a known kind was captured whole.
     #[must_use]
     pub fn has_transport(&self) -> bool {

@@ -9,7 +9,7 @@ use crate::classify::Policy;
 use crate::dedup::{Fingerprinter, Table};
 use crate::net::View;
 use crate::rpcap::{BpfInsn, Sampling};
-use crate::session::{Encoding, SessionSpec};
+use crate::session::{Encoding, Session, SessionSpec};
 use crate::shared::Shared;
 use crate::source::packet::testnet::{Veth, in_netns, ip, ipv4, udp};
 use crate::source::packet::{Geometry, PacketOptions, PacketSource};
@@ -43,6 +43,7 @@ fn session(filter: Option<Program>) -> (Arc<Session>, UdpSocket) {
     let receiver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let spec = SessionSpec {
         sensor: 0,
+        share: None,
         interface: None,
         peer: receiver.local_addr().unwrap(),
         encoding: Encoding::Stream,

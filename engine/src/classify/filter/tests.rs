@@ -322,7 +322,7 @@ fn delivered(
             continue;
         }
         passed += 1;
-        pipeline.admit(classifier, &frame, |packet, verdict| {
+        pipeline.admit(classifier, &frame, |packet, _headers, verdict| {
             for (got, filter) in got.iter_mut().zip(filters) {
                 if verdict.is_ok() && filter.run(packet) != 0 {
                     got.push(packet.wire(usize::MAX).to_vec());

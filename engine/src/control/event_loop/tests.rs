@@ -15,6 +15,8 @@ use crate::rpcap::ANY_ETH;
 use crate::session::Encoding;
 use crate::sys;
 
+mod balance;
+
 const FAR: Duration = Duration::from_secs(30);
 
 /// A sensor: a listener, and the protocol spoken by hand.
@@ -111,6 +113,7 @@ fn quick() -> Timing {
 fn config(sensors: &[SensorTarget]) -> ControlConfig {
     ControlConfig {
         sensors: sensors.to_vec(),
+        sharing: crate::control::Sharing::default(),
         encoding: Encoding::Stream,
         datagram_bytes: None,
         snaplen: crate::rpcap::MAX_SNAPLEN,

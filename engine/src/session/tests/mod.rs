@@ -19,6 +19,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 fn spec(peer: SocketAddr) -> SessionSpec {
     SessionSpec {
         sensor: 0,
+        share: None,
         interface: None,
         peer,
         encoding: Encoding::Stream,
