@@ -34,7 +34,7 @@ impl std::fmt::Display for SensorTarget {
 }
 
 /// The longest wait between attempts to connect to sensors that share.
-const TOGETHER: Duration = Duration::from_secs(2);
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// Which sensor gets which packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
