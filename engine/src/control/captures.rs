@@ -243,7 +243,14 @@ impl Captures {
     pub(super) fn stop(&mut self, cx: &Context) -> Option<u64> {
         self.opening = None;
         self.awaiting = None;
-        let draining = self.draining.take().map(|draining| draining.generation);
+        let draining = self.draining.take().map(|Draining { generation, old, next, .. }| {
+            let next = next.and_then(|next| match next {
+                Next::Run(capture) => Some(*capture),
+                Next::Await(_) => None,
+            });
+            old.into_iter().chain(next).for_each(|capture| capture.let_go(cx));
+            generation
+        });
         let removed = self.running.take().map(|capture| {
             self.last = capture.stats(cx);
             let generation = cx.sessions.remove(capture.session.id);
