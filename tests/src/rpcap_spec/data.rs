@@ -172,7 +172,8 @@ mod tests {
         assert_eq!(decoder.take(&datagram([0, 110, 0, 8, 0, 0, 0, 0], &stream[..52])), []);
         assert_eq!(decoder.unfinished(), 8);
         let packets = decoder.take(&datagram([0, 110, 0, 16, 0, 0, 0, 1], &stream[52..]));
-        let read: Vec<_> = packets.iter().map(|packet| (packet.number, packet.data.len())).collect();
+        let read: Vec<_> =
+            packets.iter().map(|packet| (packet.number, packet.data.len())).collect();
         assert_eq!(read, [(1, 40), (2, 10)]);
         assert_eq!(decoder.unfinished(), 0);
     }

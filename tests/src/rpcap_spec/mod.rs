@@ -16,7 +16,9 @@ mod script;
 mod stage;
 
 pub use data::{Packet, StreamDecoder, TcpDecoder, read_plain};
-pub use encode::{Instruction, RET_ALL, OfferedInterface, filter, message, packet, read_interfaces};
+pub use encode::{
+    Instruction, OfferedInterface, RET_ALL, filter, message, packet, read_interfaces,
+};
 pub use peer::Peer;
 pub use stage::{SensorRun, Tap, Wire, datagrams, in_namespace};
 

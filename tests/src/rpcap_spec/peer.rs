@@ -36,7 +36,8 @@ impl Peer {
     }
 
     fn new(stream: TcpStream, speaker: Speaker) -> Self {
-        let limits = stream.set_read_timeout(Some(LIMIT)).and(stream.set_write_timeout(Some(LIMIT)));
+        let limits =
+            stream.set_read_timeout(Some(LIMIT)).and(stream.set_write_timeout(Some(LIMIT)));
         limits.and(stream.set_nodelay(true)).expect("options of a TCP socket");
         Self { stream, speaker, port: 0, piece: usize::MAX }
     }
@@ -133,7 +134,10 @@ impl Peer {
                 // Not `all`: the port may stand behind a difference.
                 let different = expected.iter().zip(&got).map(fits).filter(|fits| !fits).count();
                 self.port = u16::from_be_bytes(port);
-                assert!(different == 0, "{different} bytes differ\nexpected {line}\ngot      {got:02x?}");
+                assert!(
+                    different == 0,
+                    "{different} bytes differ\nexpected {line}\ngot      {got:02x?}"
+                );
             }
             What::Error(code) => {
                 let (got, text) = self.expect_error(line);

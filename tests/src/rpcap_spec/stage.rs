@@ -96,7 +96,8 @@ impl Wire {
             link set v1 up",
         );
         let flags = SockFlag::SOCK_CLOEXEC;
-        let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None).expect("CAP_NET_RAW");
+        let socket =
+            socket(AddressFamily::Packet, SockType::Raw, flags, None).expect("CAP_NET_RAW");
         Self { socket, v0: link("v0") }
     }
 
@@ -174,9 +175,22 @@ impl Tap {
     /// When it cannot be started.
     #[must_use]
     pub fn run(more: &[&str]) -> Self {
-        let (listener, address) = listen();
+        Self::run_towards(1, more)
+    }
+
+    /// As [`run`](Self::run), with us as so many sensors: each has an address of its own.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    #[must_use]
+    pub fn run_towards(sensors: u8, more: &[&str]) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
+        listener.set_nonblocking(true).expect("an option of every socket");
+        let port = listener.local_addr().expect("it is bound").port();
+        let sensors: Vec<_> = (1..=sensors).map(|n| format!("127.0.0.{n}:{port}")).collect();
         let mut command = Command::new(podtap());
-        command.args(["run", "--sensor", &address.to_string()]).args(CAPTURE).args(more);
+        command.args(["run", "--sensor", &sensors.join(",")]).args(CAPTURE).args(more);
         Self::start(command, listener, None)
     }
 
@@ -273,16 +287,8 @@ impl Drop for Tap {
 }
 
 /// What `podtap run` is told in every test: small, one worker, frames from v1, all of them.
-const CAPTURE: [&str; 8] = [
-    "--interface",
-    "v1",
-    "--election",
-    "none",
-    "--workers",
-    "1",
-    "--ring-memory",
-    "4M",
-];
+const CAPTURE: [&str; 8] =
+    ["--interface", "v1", "--election", "none", "--workers", "1", "--ring-memory", "4M"];
 /// Where a passive tap listens, in its own namespace.
 const PASSIVE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 2002);
 
@@ -420,14 +426,14 @@ impl Drop for SensorRun {
     }
 }
 
-/// A socket for datagrams to us, on loopback.
+/// A socket for datagrams to us.
 ///
 /// # Panics
 ///
 /// When there is none.
 #[must_use]
 pub fn datagrams() -> (UdpSocket, u16) {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port of loopback");
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
     socket.set_read_timeout(Some(LIMIT)).expect("an option of every socket");
     let port = socket.local_addr().expect("it is bound").port();
     (socket, port)

@@ -314,7 +314,7 @@ mod section_1_4_findallif {
             let (version, reply, count, payload) = peer.message("FINDALLIF's reply");
             assert_eq!((version, reply), (0, kind::FINDALLIF | kind::REPLY));
             assert!(payload.len() > 64_000, "{} bytes", payload.len());
-            read_interfaces(count, &payload);
+            assert_eq!(read_interfaces(count, &payload)[1].addresses.len(), 131);
         });
     }
 }
@@ -514,15 +514,15 @@ mod section_1_7_filter {
     #[test]
     fn programs_that_the_kernel_would_refuse_are_refused() {
         for program in [
-            &[(0x28, 0, 0, 12)][..],                  // ends without a return
-            &[(0x15, 9, 0, 0), (6, 0, 0, 1)],         // jumps out
+            &[(0x28, 0, 0, 12)][..],                    // ends without a return
+            &[(0x15, 9, 0, 0), (6, 0, 0, 1)],           // jumps out
             &[(0x05, 0, 0, 0xffff_ffff), (6, 0, 0, 1)], // jumps backwards
-            &[(0xffff, 0, 0, 0), (6, 0, 0, 1)],       // unknown opcode
-            &[(0x34, 0, 0, 0), (6, 0, 0, 1)],         // divides by 0
-            &[(0x94, 0, 0, 0), (6, 0, 0, 1)],         // modulo 0
-            &[(0x64, 0, 0, 32), (6, 0, 0, 1)],        // shifts by 32
-            &[(0x60, 0, 0, 16), (6, 0, 0, 1)],        // reads M[16]
-            &[(0x02, 0, 0, 16), (6, 0, 0, 1)],        // writes M[16]
+            &[(0xffff, 0, 0, 0), (6, 0, 0, 1)],         // unknown opcode
+            &[(0x34, 0, 0, 0), (6, 0, 0, 1)],           // divides by 0
+            &[(0x94, 0, 0, 0), (6, 0, 0, 1)],           // modulo 0
+            &[(0x64, 0, 0, 32), (6, 0, 0, 1)],          // shifts by 32
+            &[(0x60, 0, 0, 16), (6, 0, 0, 1)],          // reads M[16]
+            &[(0x02, 0, 0, 16), (6, 0, 0, 1)],          // writes M[16]
         ] {
             is_refused(&filter(program));
         }
