@@ -20,7 +20,7 @@ pub use encode::{
     Instruction, OfferedInterface, RET_ALL, filter, message, packet, read_interfaces,
 };
 pub use peer::Peer;
-pub use stage::{SensorRun, Tap, Wire, datagrams, in_namespace};
+pub use stage::{SensorRun, Tap, Wire, datagrams, frames_of, in_namespace};
 
 use std::time::Duration;
 

@@ -21,12 +21,14 @@ use nix::{
         socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket},
     },
 };
+use pcap_parser::traits::{PcapNGPacketBlock as _, PcapReaderIterator as _};
+use pcap_parser::{Block, PcapBlockOwned, PcapError, PcapNGReader};
 use serde_json::Value;
 use std::{
     io::Write as _,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd as _, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus},
     thread,
     time::{Duration, Instant},
@@ -437,4 +439,29 @@ pub fn datagrams() -> (UdpSocket, u16) {
     socket.set_read_timeout(Some(LIMIT)).expect("an option of every socket");
     let port = socket.local_addr().expect("it is bound").port();
     (socket, port)
+}
+
+/// The captured bytes of each packet of a pcapng file, from the link header on.
+///
+/// # Panics
+///
+/// When it is no such file, or not whole.
+#[must_use]
+pub fn frames_of(path: &Path) -> Vec<Vec<u8>> {
+    let file = std::fs::read(path).expect("the file");
+    let mut reader = PcapNGReader::new(1 << 20, &file[..]).expect("pcapng");
+    let mut frames = Vec::new();
+    loop {
+        match reader.next() {
+            Ok((used, block)) => {
+                if let PcapBlockOwned::NG(Block::EnhancedPacket(packet)) = block {
+                    frames.push(packet.packet_data().to_vec());
+                }
+                reader.consume(used);
+            }
+            Err(PcapError::Eof) => return frames,
+            Err(PcapError::Incomplete(_)) => reader.refill().expect("a file in memory"),
+            Err(error) => panic!("{}: {error:?}", path.display()),
+        }
+    }
 }
