@@ -10,7 +10,7 @@
 //! down (`panic = "abort"`): a DaemonSet restarts, while a half-dead capture would not show. Nothing
 //! outlives the process: sockets, rings and threads are all that it has in the kernel.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,9 +20,9 @@ use std::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::classify::{Classifier, Policy};
+use crate::classify::{Classifier, OwnFlow, Policy};
 use crate::config::Config;
-use crate::control::{self, Control, SensorAddresses};
+use crate::control::{self, Control, NullAuth, OwnFlows, SensorAddresses};
 use crate::dedup::{Fingerprinter, Table};
 use crate::net::{InterfaceSelection, Monitor, RoleOverrides, View};
 use crate::pipeline::Pipeline;
@@ -46,7 +46,9 @@ const CLOSING: Duration = Duration::from_millis(500);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// There is nobody to send to.
-    #[error("no sensor: give --sensor (or EXTRAHOP_SENSOR_IP) an address")]
+    #[error(
+        "no sensor: give --sensor (or EXTRAHOP_SENSOR_IP) an address, or --listen one for clients to connect to"
+    )]
     NoSensor,
     /// A capability is missing.
     #[error(
@@ -135,10 +137,17 @@ impl Machine {
     }
 }
 
-/// The network, and the sensors' addresses.
-type Inputs = (Arc<View>, BTreeSet<IpAddr>);
+/// What a classifier is made of, besides the policy.
+#[derive(Debug)]
+struct Inputs {
+    view: Arc<View>,
+    /// Addresses of the sensors.
+    sensors: BTreeSet<IpAddr>,
+    /// Connections with clients, and how many captures each serves.
+    flows: BTreeMap<OwnFlow, usize>,
+}
 
-/// Makes a new classifier when the network or a sensor's address changes.
+/// Makes a new classifier when one of the inputs changes.
 #[derive(Clone, Debug)]
 struct Rules {
     policy: Arc<Policy>,
@@ -148,10 +157,10 @@ struct Rules {
 
 impl Rules {
     fn new(policy: Policy, view: View, sensors: impl IntoIterator<Item = IpAddr>) -> Self {
-        let sensors: BTreeSet<IpAddr> = sensors.into_iter().collect();
-        let classifier = Shared::new(build(&policy, &view, &sensors));
-        let inputs = Arc::new(Mutex::new((Arc::new(view), sensors)));
-        Self { policy: Arc::new(policy), inputs, classifier }
+        let sensors = sensors.into_iter().collect();
+        let inputs = Inputs { view: Arc::new(view), sensors, flows: BTreeMap::new() };
+        let classifier = Shared::new(build(&policy, &inputs));
+        Self { policy: Arc::new(policy), inputs: Arc::new(Mutex::new(inputs)), classifier }
     }
 
     /// `change` returns whether it changed anything.
@@ -160,7 +169,7 @@ impl Rules {
         if !change(&mut inputs) {
             return;
         }
-        self.classifier.replace(build(&self.policy, &inputs.0, &inputs.1));
+        self.classifier.replace(build(&self.policy, &inputs));
         drop(inputs);
         for waker in wakers {
             waker.wake();
@@ -168,8 +177,21 @@ impl Rules {
     }
 }
 
-fn build(policy: &Policy, view: &View, sensors: &BTreeSet<IpAddr>) -> Classifier {
-    Classifier::new(policy, view, &sensors.iter().copied().collect::<Vec<_>>())
+fn build(policy: &Policy, inputs: &Inputs) -> Classifier {
+    let Inputs { view, sensors, flows } = inputs;
+    let sensors: Vec<_> = sensors.iter().copied().collect();
+    Classifier::new(policy, view, &sensors).without(flows.keys().copied())
+}
+
+/// A flow begins, or ends; true if there was none before, or is none any more.
+fn count_flow(flows: &mut BTreeMap<OwnFlow, usize>, flow: OwnFlow, begins: bool) -> bool {
+    let count = flows.entry(flow).or_default();
+    *count = if begins { *count + 1 } else { count.saturating_sub(1) };
+    match *count {
+        0 => flows.remove(&flow).is_some(),
+        1 => begins,
+        _ => false,
+    }
 }
 
 /// Runs the tap until SIGTERM or SIGINT.
@@ -178,7 +200,7 @@ fn build(policy: &Policy, view: &View, sensors: &BTreeSet<IpAddr>) -> Classifier
 ///
 /// See [`StartError`]; once it runs, only a signal ends it.
 pub fn run(config: &Config) -> Result<(), StartError> {
-    if config.sensors.is_empty() {
+    if config.sensors.is_empty() && config.listen.is_empty() {
         return Err(StartError::NoSensor);
     }
     let machine = Machine::check(config)?;
@@ -215,8 +237,9 @@ impl Tap {
             .map(|_| Waker::new())
             .collect::<io::Result<Vec<_>>>()
             .map_err(system("creating an eventfd"))?;
-        let sensors =
-            config.sensors.iter().map(|target| Arc::new(SensorStats::new(target.to_string())));
+        let clients = (!config.listen.is_empty()).then(|| control::CLIENTS.to_owned());
+        let labels = config.sensors.iter().map(ToString::to_string).chain(clients);
+        let sensors = labels.map(|label| Arc::new(SensorStats::new(label)));
         let sessions = Sessions::counting(wakers.clone(), sensors.collect());
         let rules = Rules::new(config.policy.clone(), view, config.numeric_sensors());
         let monitor = follow_network(config.interfaces.clone(), &rules, &wakers)?;
@@ -245,7 +268,7 @@ impl Tap {
         }
         let control = start_control(config, &sessions, &monitor, &rules, &wakers, &stats)?;
         let metrics = config.metrics.map(|address| {
-            Server::start(address, exported(&sessions, &stats, histograms, &control))
+            Server::start(address, exported(config, &sessions, &stats, histograms, &control))
         });
         let metrics = metrics
             .transpose()
@@ -293,8 +316,8 @@ fn follow_network(
 ) -> Result<Monitor, StartError> {
     let (rules, wakers) = (rules.clone(), wakers.to_vec());
     let on_change = move |view: &Arc<View>| {
-        let take = |(known, _sensors): &mut Inputs| {
-            *known = Arc::clone(view);
+        let take = |inputs: &mut Inputs| {
+            inputs.view = Arc::clone(view);
             true
         };
         rules.change(take, &wakers);
@@ -346,11 +369,25 @@ fn start_control(
     wakers: &[Waker],
     stats: &[Arc<WorkerStats>],
 ) -> Result<Control, StartError> {
-    let (rules, wakers) = (rules.clone(), wakers.to_vec());
+    if !config.listen.is_empty()
+        && config.access.passwords.is_empty()
+        && config.access.null != NullAuth::Everybody
+    {
+        tracing::warn!(
+            "no client of --listen can authenticate: give --password-file, PODTAP_PASSWORD or --null-auth"
+        );
+    }
+    let told = (rules.clone(), wakers.to_vec());
     let addresses = SensorAddresses::new(move |address| {
-        rules.change(|(_view, sensors)| sensors.insert(address), &wakers);
+        let (rules, wakers) = &told;
+        rules.change(|inputs| inputs.sensors.insert(address), wakers);
     });
-    let control = config.control(addresses);
+    let told = (rules.clone(), wakers.to_vec());
+    let flows = OwnFlows::new(move |flow, begins| {
+        let (rules, wakers) = &told;
+        rules.change(|inputs| count_flow(&mut inputs.flows, flow, begins), wakers);
+    });
+    let control = control::ControlConfig { flows, ..config.control(addresses) };
     let stats = stats.to_vec();
     let capture_stats = move || capture_stats(&stats);
     Control::start(control, Arc::clone(sessions), monitor.view.clone(), capture_stats)
@@ -358,6 +395,7 @@ fn start_control(
 }
 
 fn exported(
+    config: &Config,
     sessions: &Arc<Sessions>,
     workers: &[Arc<WorkerStats>],
     histograms: Vec<SharedHistograms>,
@@ -377,9 +415,13 @@ fn exported(
         }
         sensors
     };
+    // Clients come when they like: who only listens is ready for them now.
+    let waits_for_sensors = !config.sensors.is_empty();
     let readiness = move || {
         // Rings are open, or the process would not run; a sensor must want the frames.
-        match ready.load().iter().any(|status| status.state == control::SensorState::Capturing) {
+        let is_capturing =
+            |status: &control::SensorStatus| status.state == control::SensorState::Capturing;
+        match !waits_for_sensors || ready.load().iter().any(is_capturing) {
             true => Ok(()),
             false => Err("no sensor has started a capture".to_owned()),
         }
@@ -387,6 +429,7 @@ fn exported(
     Exported {
         workers: workers.to_vec(),
         histograms,
+        control: control.stats(),
         sensors: Box::new(sensors),
         readiness: Box::new(readiness),
         build: BuildInfo {

@@ -351,6 +351,11 @@ impl StartCapture {
     pub const DGRAM: u16 = 2;
     /// Flag: the daemon opens the data connection.
     pub const SERVER_OPEN: u16 = 4;
+    /// Flag of podtap's own: the client takes UDP payloads of any size, 65,507 bytes and less.
+    /// Everybody else ignores flags that they do not know (libpcap's daemon and the reference test
+    /// single bits), and a client that does not set it gets 1472 bytes at most: what the reference
+    /// sends, and all that is known of what its receivers take.
+    pub const LARGE_DATAGRAMS: u16 = 0x8000;
     /// Bytes before the filter.
     pub const FIXED_BYTES: usize = 12;
 
