@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Little-endian and with nothing of the machine or the hour in it: the same calls give the same
-//! bytes. Timestamps are in nanoseconds. A block is written in few calls: put a `BufWriter` below.
+//! bytes. Timestamps are in nanoseconds. A block is written in few calls: put a buffer below.
 
 use std::io::{self, Write};
 
@@ -119,13 +119,9 @@ impl<W: Write> Writer<W> {
         self.out.write_all(&total)
     }
 
-    /// Hands everything written so far to the file.
-    ///
-    /// # Errors
-    ///
-    /// What flushing answers.
-    pub fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+    /// What is written to. Between two calls of the others it holds whole blocks only.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.out
     }
 
     /// What is written to.

@@ -1,9 +1,11 @@
 //! RPCAP on the wire, as the tap and the sensor both speak it.
 //!
 //! ```text
-//! header.rs    the 8 bytes before every control message and every datagram
-//! message.rs   payloads of the control messages, read and written
-//! error.rs     the codes of ERROR messages
+//! header.rs      the 8 bytes before every control message and every datagram
+//! control.rs     payloads of the control messages, read and written
+//! interfaces.rs  the payload of one of them: the interface list
+//! data.rs        the headers on the data channel
+//! error.rs       the codes of ERROR messages
 //! ```
 //!
 //! Integers are big-endian, nothing is padded. Reading never trusts a length: a payload that is
@@ -11,17 +13,24 @@
 //! field is ignored, as every peer does. No I/O and no state: sessions live in `control` (the tap)
 //! and `sensor` (the receiver).
 
+mod control;
+mod data;
 mod error;
 mod header;
-mod message;
+mod interfaces;
+mod read;
 
+pub use control::{
+    Auth, BpfInsn, Filter, OpenReply, Sampling, StartCapture, StartCaptureReply, Stats,
+    auth_reply_is_swapped, read_auth_reply,
+};
+pub use data::{
+    PACKET_HEADER_BYTES, PacketHeader, STREAM_HEADER_BYTES, STREAM_NO_PACKET, StreamHeader,
+};
 pub use error::ErrorCode;
 pub use header::{HEADER_BYTES, Header, MessageType};
-pub use message::{
-    Address, Auth, BpfInsn, Filter, Interface, Malformed, OpenReply, PACKET_HEADER_BYTES,
-    PacketHeader, STREAM_HEADER_BYTES, STREAM_NO_PACKET, Sampling, StartCapture, StartCaptureReply,
-    Stats, StreamHeader, read_auth_reply,
-};
+pub use interfaces::{Address, Interface};
+pub use read::Malformed;
 
 /// The port that a sensor listens on for taps in active mode.
 pub const ACTIVE_PORT: u16 = 2003;

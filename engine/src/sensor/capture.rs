@@ -11,6 +11,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
+
 use super::message::{Fault, Framer, OutOfStep, Sink, parse_plain};
 use super::numbering::{Numbering, Seen};
 use super::output::Output;
@@ -21,6 +23,9 @@ use crate::rpcap::{MessageType, PacketHeader};
 
 pub(super) struct Capture {
     peer: IpAddr,
+    also_from: Vec<IpNet>,
+    /// The first stranger, until that was said.
+    stranger: Option<SocketAddr>,
     snaplen: u32,
     reassembler: Reassembler,
     framer: Framer,
@@ -86,11 +91,25 @@ impl Capture {
         };
         Self {
             peer,
+            also_from: Vec::new(),
+            stranger: None,
             snaplen,
             reassembler: Reassembler::new(snaplen, hold),
             framer: Framer::new(snaplen),
             delivery,
         }
+    }
+
+    /// Takes data from these senders too: a daemon with several addresses may send from another
+    /// one than we talk to.
+    pub(super) fn also_from(&mut self, senders: &[IpNet]) {
+        self.also_from = senders.to_vec();
+    }
+
+    /// True if data from this address are the tap's.
+    pub(super) fn is_from_tap(&self, from: IpAddr) -> bool {
+        let from = from.to_canonical();
+        from == self.peer || self.also_from.iter().any(|senders| senders.contains(&from))
     }
 
     /// Takes a datagram.
@@ -102,11 +121,14 @@ impl Capture {
         output: &mut Output,
     ) {
         const STREAM: u8 = MessageType::Stream as u8;
-        let delivery = &mut self.delivery;
-        if from.map(|from| from.ip().to_canonical()) != Some(self.peer) {
-            delivery.counts.foreign += 1;
+        if !from.is_some_and(|from| self.is_from_tap(from.ip())) {
+            if self.delivery.counts.foreign == 0 {
+                self.stranger = from;
+            }
+            self.delivery.counts.foreign += 1;
             return;
         }
+        let delivery = &mut self.delivery;
         delivery.counts.datagrams += 1;
         if bytes.get(1) == Some(&STREAM) {
             let mut sink = Delivering { delivery, output };
@@ -149,6 +171,11 @@ impl Capture {
     /// Faults that have occurred for the first time since the last call.
     pub(super) fn take_new_faults(&mut self) -> Vec<Fault> {
         std::mem::take(&mut self.delivery.new_faults)
+    }
+
+    /// The first sender whose datagrams were not taken, once.
+    pub(super) fn take_stranger(&mut self) -> Option<SocketAddr> {
+        self.stranger.take()
     }
 
     /// Counts so far; socket drops are not known here.
@@ -205,6 +232,26 @@ mod tests {
         }
         let counts = capture.counts();
         assert_eq!((counts.foreign, counts.packets), (2, 1), "a mapped address is the same");
+    }
+
+    #[test]
+    fn a_daemon_with_several_addresses_can_be_allowed_to_use_them() {
+        let mut output = Output::nowhere(None);
+        let mut capture = Capture::new("10.0.0.1".parse().unwrap(), 65_535, HOLD, None);
+        capture.also_from(&["10.0.0.2/32".parse().unwrap(), "fd00::/64".parse().unwrap()]);
+        for (number, from) in (1..).zip([
+            "10.0.0.2:5",
+            "[fd00::9]:5",
+            "[::ffff:10.0.0.2]:7",
+            "10.0.0.3:5",
+            "10.0.0.4:5",
+        ]) {
+            let bytes = message(&packet(number, 60));
+            capture.datagram(Instant::now(), Some(from.parse().unwrap()), &bytes, &mut output);
+        }
+        assert_eq!((capture.counts().packets, capture.counts().foreign), (3, 2));
+        assert_eq!(capture.take_stranger(), Some("10.0.0.3:5".parse().unwrap()));
+        assert_eq!(capture.take_stranger(), None, "it is said once");
     }
 
     #[test]

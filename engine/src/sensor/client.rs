@@ -1,26 +1,33 @@
 //! The control protocol as the appliance speaks it: the side that asks.
 //!
 //! ```text
-//! AUTH -> FINDALLIF -> OPEN -> (caller makes a data socket) STARTCAP -> STATS... -> ENDCAP -> STATS
-//! bytes in --receive--> events                 requests --take_output--> bytes out
+//! AUTH -> [FINDALLIF] -> OPEN -> [SETSAMPLING] -> (caller makes a data socket) STARTCAP
+//!      -> { STATS | UPDATEFILTER }... -> STATS -> ENDCAP -> STATS -> CLOSE
+//! bytes in --receive--> events                 requests --output--> bytes out
 //! ```
 //!
-//! Pure: bytes and the time are arguments. At most one request waits for its reply, except that
-//! ENDCAP does not wait for a STATS. Reading keeps no more of a message than can be of use.
+//! Pure: bytes and the time are arguments. At most one request waits for its reply. Reading keeps
+//! no more of a message than can be of use. STATS are asked for before ENDCAP because libpcap's
+//! daemon forgets its counts with the capture, and after it because ours then knows the last packet.
+
+mod failure;
 
 use std::time::{Duration, Instant};
 
+pub(super) use failure::{Complaint, Failure};
+
 use crate::rpcap::{
-    Auth, HEADER_BYTES, Header, Interface, MessageType, OpenReply, StartCapture, StartCaptureReply,
-    Stats, read_auth_reply,
+    Auth, ErrorCode, Filter, HEADER_BYTES, Header, Interface, MessageType, OpenReply, Sampling,
+    StartCapture, StartCaptureReply, Stats, auth_reply_is_swapped, read_auth_reply,
 };
 
 /// How long a daemon may take to reply.
 pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often STATS are asked for; it is also the only sign of life that the protocol has.
+/// How often STATS are asked for; it is also the only sign of life that the protocol has. The
+/// reference's daemon writes a line to its log each time, if it was started with `-S`.
 pub(super) const STATS_PERIOD: Duration = Duration::from_secs(5);
 /// How long the last replies may take: nobody wants to wait for a dying daemon.
-pub(super) const END_TIMEOUT: Duration = Duration::from_millis(700);
+pub(super) const END_TIMEOUT: Duration = Duration::from_millis(500);
 /// The longest interface list that is read: some 30,000 interfaces with an address each.
 const MAX_INTERFACES_BYTES: u32 = 16 << 20;
 /// Bytes that are kept of any other message; the rest is passed over.
@@ -31,8 +38,10 @@ const KEPT_BYTES: u32 = 256;
 pub(super) struct Wishes {
     /// User and password; null authentication without.
     pub(super) credentials: Option<(String, String)>,
-    /// The interface to open, instead of the first one offered.
+    /// The interface to open, unseen, instead of the first one offered.
     pub(super) open: Option<String>,
+    /// Which packets to leave out.
+    pub(super) sampling: Option<Sampling>,
 }
 
 /// What happened.
@@ -42,55 +51,21 @@ pub(super) enum Event {
     Opened {
         interface: String,
         linktype: i32,
+        /// The daemon's byte order is not ours.
+        is_swapped: bool,
     },
     Started(StartCaptureReply),
     Stats(Stats),
     /// The last STATS, after the capture has ended.
     FinalStats(Stats),
+    /// UPDATEFILTER was carried out.
+    FilterReplaced,
+    /// UPDATEFILTER was refused: the old filter goes on.
+    FilterKept(Complaint),
     /// The daemon complains, but goes on.
-    Complaint {
-        code: u16,
-        text: String,
-    },
+    Complaint(Complaint),
     /// The capture has ended as we wished.
     Ended,
-}
-
-/// Why the conversation is over.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Failure {
-    #[error("is no RPCAP daemon: its first message has type {0}")]
-    NotRpcap(u8),
-    #[error("speaks RPCAP version {0}, not 0")]
-    Version(u8),
-    #[error("did not reply to {0} in time")]
-    Timeout(&'static str),
-    #[error("refused {request}: error {code}, {text:?}")]
-    Refused { request: &'static str, code: u16, text: String },
-    #[error("ended its capture: error 9, {0:?}")]
-    CaptureFailed(String),
-    #[error("sent an interface list of {0} bytes; the most that is read is 16 MiB")]
-    TooLong(u32),
-    #[error("sent a {0}")]
-    Malformed(#[from] crate::rpcap::Malformed),
-    #[error("offers no interface")]
-    NoInterface,
-}
-
-impl Failure {
-    /// One word for each kind, by which a failure is said only once per peer.
-    pub(super) fn label(&self) -> &'static str {
-        match self {
-            Self::NotRpcap(_) => "not_rpcap",
-            Self::Version(_) => "version",
-            Self::Timeout(_) => "timeout",
-            Self::Refused { .. } => "refused",
-            Self::CaptureFailed(_) => "capture_failed",
-            Self::TooLong(_) => "too_long",
-            Self::Malformed(_) => "malformed",
-            Self::NoInterface => "no_interface",
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,10 +73,14 @@ enum State {
     Authenticating,
     Listing,
     Opening,
+    /// SETSAMPLING was sent.
+    Sampling,
     /// The caller makes a data socket.
     Opened,
     Starting,
     Running,
+    /// STATS were asked for, ENDCAP comes next.
+    StatsBeforeEnd,
     /// ENDCAP was sent.
     Ending,
     /// ENDCAP was answered, the last STATS sent.
@@ -116,9 +95,14 @@ pub(super) struct Client {
     state: State,
     /// The interface that OPEN names.
     interface: String,
-    /// When the outstanding reply is overdue.
+    linktype: i32,
+    is_swapped: bool,
+    /// The last request, and when its reply is overdue if that is still to come.
+    asked: MessageType,
     reply_due: Option<Instant>,
     next_stats: Instant,
+    /// To be sent when no reply is outstanding.
+    new_filter: Option<Filter>,
     inbound: Vec<u8>,
     /// Bytes still to come of a message that was handled or is not wanted.
     skip: u64,
@@ -126,21 +110,25 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Begins: the first request is waiting in [`take_output`](Self::take_output).
+    /// Begins: the first request is waiting in [`output`](Self::output).
     pub(super) fn new(wishes: Wishes, now: Instant) -> Self {
         let mut client = Self {
             wishes,
             state: State::Authenticating,
             interface: String::new(),
+            linktype: 0,
+            is_swapped: false,
+            asked: MessageType::Auth,
             reply_due: None,
             next_stats: now,
+            new_filter: None,
             inbound: Vec::new(),
             skip: 0,
             outbound: Vec::new(),
         };
         let auth = match &client.wishes.credentials {
             None => Auth::null_request().to_vec(),
-            Some((user, password)) => password_request(user, password),
+            Some((user, password)) => Auth::password_request(user, password),
         };
         client.request(now, MessageType::Auth, &auth);
         client
@@ -165,8 +153,19 @@ impl Client {
     }
 
     fn request(&mut self, now: Instant, kind: MessageType, payload: &[u8]) {
+        self.request_within(now, REPLY_TIMEOUT, kind, payload);
+    }
+
+    fn request_within(
+        &mut self,
+        now: Instant,
+        timeout: Duration,
+        kind: MessageType,
+        payload: &[u8],
+    ) {
         self.send(kind, payload);
-        self.reply_due = Some(now + REPLY_TIMEOUT);
+        self.asked = kind;
+        self.reply_due = Some(now + timeout);
     }
 
     fn send(&mut self, kind: MessageType, payload: &[u8]) {
@@ -183,15 +182,43 @@ impl Client {
         }
     }
 
+    /// Replaces the filter that STARTCAP named, as soon as the daemon can be asked to.
+    pub(super) fn update_filter(&mut self, now: Instant, filter: Filter) {
+        // Never before STARTCAP: libpcap's daemon refuses it then and loses step.
+        if matches!(self.state, State::Starting | State::Running) {
+            self.new_filter = Some(filter);
+            self.send_new_filter(now);
+        }
+    }
+
+    fn send_new_filter(&mut self, now: Instant) {
+        if self.state == State::Running
+            && self.reply_due.is_none()
+            && let Some(filter) = self.new_filter.take()
+        {
+            let mut payload = Vec::new();
+            filter.write(&mut payload);
+            self.request(now, MessageType::UpdateFilter, &payload);
+        }
+    }
+
     /// Ends the capture; [`Event::Ended`] follows. False if none is running.
     pub(super) fn end(&mut self, now: Instant) -> bool {
         let running = self.state == State::Running;
         if running {
-            self.state = State::Ending;
-            self.send(MessageType::EndCapture, &[]);
-            self.reply_due = Some(now + END_TIMEOUT);
+            self.state = State::StatsBeforeEnd;
+            if self.reply_due.is_some() && self.asked == MessageType::Stats {
+                self.reply_due = Some(now + END_TIMEOUT);
+            } else {
+                self.request_within(now, END_TIMEOUT, MessageType::Stats, &[]);
+            }
         }
         running
+    }
+
+    fn end_capture(&mut self, now: Instant) {
+        self.state = State::Ending;
+        self.request_within(now, END_TIMEOUT, MessageType::EndCapture, &[]);
     }
 
     /// Says that we shall not come back.
@@ -215,9 +242,10 @@ impl Client {
 
     fn overdue(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), Failure> {
         match self.state {
-            // ExtraHop's daemon never answers when it has some 60 interfaces or more. A reply that
-            // comes after all is passed over.
-            State::Listing if self.wishes.open.is_some() => self.open(now, Vec::new()),
+            State::StatsBeforeEnd => {
+                self.end_capture(now);
+                Ok(())
+            }
             State::Ending | State::LastStats => {
                 self.ended(events);
                 Ok(())
@@ -234,14 +262,15 @@ impl Client {
 
     /// The request whose reply is due.
     fn awaited(&self) -> &'static str {
-        match self.state {
-            State::Authenticating => "AUTH",
-            State::Listing => "FINDALLIF",
-            State::Opening | State::Opened => "OPEN",
-            State::Starting => "STARTCAP",
-            State::Running | State::LastStats => "STATS",
-            State::Ending => "ENDCAP",
-            State::Ended => "CLOSE",
+        match self.asked {
+            MessageType::Auth => "AUTH",
+            MessageType::FindAllIf => "FINDALLIF",
+            MessageType::Open => "OPEN",
+            MessageType::SetSampling => "SETSAMPLING",
+            MessageType::StartCapture => "STARTCAP",
+            MessageType::UpdateFilter => "UPDATEFILTER",
+            MessageType::EndCapture => "ENDCAP",
+            _ => "STATS",
         }
     }
 
@@ -311,21 +340,42 @@ impl Client {
         use MessageType as M;
         let Some(kind) = header.message_type() else { return Ok(()) };
         match (self.state, kind) {
-            (_, M::Error) => self.error(now, header.value, payload, events),
+            (_, M::Error) => {
+                let text = String::from_utf8_lossy(payload).into_owned();
+                self.error(now, Complaint { code: header.value, text }, events)
+            }
             (State::Authenticating, M::AuthReply) => {
                 read_auth_reply(payload)?;
-                self.state = State::Listing;
-                self.request(now, M::FindAllIf, &[]);
+                self.is_swapped = auth_reply_is_swapped(payload);
+                match self.wishes.open.clone() {
+                    // No list is needed, and ExtraHop's daemon never answers with one when it has
+                    // some 60 interfaces.
+                    Some(name) => self.open(now, name),
+                    None => {
+                        self.state = State::Listing;
+                        self.request(now, M::FindAllIf, &[]);
+                    }
+                }
                 Ok(())
             }
             (State::Listing, M::FindAllIfReply) => {
-                self.open(now, Interface::read_all(payload, header.value)?)
+                let name = choose(Interface::read_all(payload, header.value)?)?;
+                self.open(now, name);
+                Ok(())
             }
             (State::Opening, M::OpenReply) => {
-                let linktype = OpenReply::read(payload)?.linktype;
-                self.state = State::Opened;
-                self.reply_due = None;
-                events.push(Event::Opened { interface: self.interface.clone(), linktype });
+                self.linktype = OpenReply::read(payload)?.linktype;
+                match self.wishes.sampling {
+                    Some(sampling) => {
+                        self.state = State::Sampling;
+                        self.request(now, M::SetSampling, &sampling.to_bytes());
+                    }
+                    None => self.opened(events),
+                }
+                Ok(())
+            }
+            (State::Sampling, M::SetSamplingReply) => {
+                self.opened(events);
                 Ok(())
             }
             (State::Starting, M::StartCaptureReply) => {
@@ -334,16 +384,22 @@ impl Client {
                 self.reply_due = None;
                 self.next_stats = now + STATS_PERIOD;
                 events.push(Event::Started(reply));
+                self.send_new_filter(now);
                 Ok(())
             }
             (State::Running, M::StatsReply) => {
-                self.reply_due = None;
                 events.push(Event::Stats(Stats::read(payload)?));
+                self.answered(now, M::Stats);
                 Ok(())
             }
-            // The reply to a STATS that was on its way when ENDCAP was sent.
-            (State::Ending, M::StatsReply) => {
+            (State::Running, M::UpdateFilterReply) => {
+                events.push(Event::FilterReplaced);
+                self.answered(now, M::UpdateFilter);
+                Ok(())
+            }
+            (State::StatsBeforeEnd, M::StatsReply) => {
                 events.push(Event::Stats(Stats::read(payload)?));
+                self.end_capture(now);
                 Ok(())
             }
             (State::Ending, M::EndCaptureReply) => {
@@ -360,28 +416,47 @@ impl Client {
         }
     }
 
+    /// The reply to `kind` has come while the capture runs.
+    fn answered(&mut self, now: Instant, kind: MessageType) {
+        if self.asked == kind {
+            self.reply_due = None;
+            self.send_new_filter(now);
+        }
+    }
+
+    fn opened(&mut self, events: &mut Vec<Event>) {
+        self.state = State::Opened;
+        self.reply_due = None;
+        events.push(Event::Opened {
+            interface: self.interface.clone(),
+            linktype: self.linktype,
+            is_swapped: self.is_swapped,
+        });
+    }
+
     fn last_stats(&mut self, now: Instant) {
         self.state = State::LastStats;
-        self.send(MessageType::Stats, &[]);
-        self.reply_due = Some(now + END_TIMEOUT);
+        self.request_within(now, END_TIMEOUT, MessageType::Stats, &[]);
     }
 
     /// An ERROR: the reply to what was asked, or (in a capture) said unasked.
     fn error(
         &mut self,
         now: Instant,
-        code: u16,
-        payload: &[u8],
+        complaint: Complaint,
         events: &mut Vec<Event>,
     ) -> Result<(), Failure> {
-        /// `ErrorCode::Read`.
-        const CAPTURE_FAILED: u16 = crate::rpcap::ErrorCode::Read as u16;
-        let text = String::from_utf8_lossy(payload).into_owned();
+        /// Daemons say this unasked, so it may stand where the reply to a STATS is awaited.
+        const CAPTURE_FAILED: u16 = ErrorCode::Read as u16;
         match self.state {
-            State::Listing if self.wishes.open.is_some() => self.open(now, Vec::new()),
+            State::StatsBeforeEnd => {
+                events.push(Event::Complaint(complaint));
+                self.end_capture(now);
+                Ok(())
+            }
             // The capture had failed already: there is nothing to end.
             State::Ending => {
-                events.push(Event::Complaint { code, text });
+                events.push(Event::Complaint(complaint));
                 self.last_stats(now);
                 Ok(())
             }
@@ -390,41 +465,36 @@ impl Client {
                 Ok(())
             }
             State::Ended => Ok(()),
-            State::Running if code == CAPTURE_FAILED => Err(Failure::CaptureFailed(text)),
+            State::Running if complaint.code == CAPTURE_FAILED => {
+                Err(Failure::CaptureFailed(complaint))
+            }
             State::Running => {
+                let is_refusal =
+                    self.reply_due.is_some() && self.asked == MessageType::UpdateFilter;
+                events.push(match is_refusal {
+                    true => Event::FilterKept(complaint),
+                    false => Event::Complaint(complaint),
+                });
                 self.reply_due = None;
-                events.push(Event::Complaint { code, text });
+                self.send_new_filter(now);
                 Ok(())
             }
-            _ => Err(Failure::Refused { request: self.awaited(), code, text }),
+            _ => Err(Failure::Refused { request: self.awaited(), complaint }),
         }
     }
 
-    /// Sends OPEN: for the interface that was wished for, else for the preselected one, else for
-    /// the first.
-    fn open(&mut self, now: Instant, offered: Vec<Interface>) -> Result<(), Failure> {
-        let preselected =
-            offered.iter().position(|offer| offer.description.ends_with(";preselected"));
-        let first = || offered.into_iter().nth(preselected.unwrap_or(0)).map(|offer| offer.name);
-        self.interface = self.wishes.open.clone().or_else(first).ok_or(Failure::NoInterface)?;
+    fn open(&mut self, now: Instant, name: String) {
         self.state = State::Opening;
-        let name = self.interface.clone();
         self.request(now, MessageType::Open, name.as_bytes());
-        Ok(())
+        self.interface = name;
     }
 }
 
-/// The payload of an AUTH request with a password.
-fn password_request(user: &str, password: &str) -> Vec<u8> {
-    let clip = |text: &str| text.len().min(u16::MAX.into());
-    let (user, password) = (&user.as_bytes()[..clip(user)], &password.as_bytes()[..clip(password)]);
-    let mut payload = vec![0, 1, 0, 0];
-    for text in [user, password] {
-        payload.extend(u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes());
-    }
-    payload.extend(user);
-    payload.extend(password);
-    payload
+/// The preselected interface, else the first.
+fn choose(offered: Vec<Interface>) -> Result<String, Failure> {
+    let preselected = offered.iter().position(|offer| offer.description.ends_with(";preselected"));
+    let chosen = offered.into_iter().nth(preselected.unwrap_or(0)).ok_or(Failure::NoInterface)?;
+    Ok(chosen.name)
 }
 
 #[cfg(test)]

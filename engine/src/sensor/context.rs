@@ -6,9 +6,12 @@
 //! ```
 
 use std::collections::{BTreeMap, HashSet};
+use std::io;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
@@ -42,9 +45,40 @@ pub(super) struct Settings {
     pub(super) snaplen: u32,
     /// How long a hole in the stream is waited for.
     pub(super) hold: Duration,
+    /// Who may send data besides the taps themselves.
+    pub(super) data_from: Vec<IpNet>,
+    /// Where the expression comes from, if it may change.
+    filter_file: Option<PathBuf>,
     expression: Option<String>,
     /// The expression for Ethernet, compiled.
     ethernet: Filter,
+}
+
+/// Why a filter file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterFileError {
+    /// It cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// As it was given.
+        path: PathBuf,
+        /// No such file, not allowed.
+        source: io::Error,
+    },
+    /// There is nothing in it.
+    #[error("{}: empty; what lets everything pass is \"greater 0\"", path.display())]
+    Empty {
+        /// As it was given.
+        path: PathBuf,
+    },
+    /// What is in it does not compile.
+    #[error("{}: {source}", path.display())]
+    Compile {
+        /// As it was given.
+        path: PathBuf,
+        /// What libpcap says.
+        source: CompileError,
+    },
 }
 
 impl Settings {
@@ -56,7 +90,41 @@ impl Settings {
         expression: Option<String>,
     ) -> Result<Self, CompileError> {
         let ethernet = compile(expression.as_deref(), DLT_EN10MB)?;
-        Ok(Self { wishes, data, snaplen, hold: HOLD, expression, ethernet })
+        Ok(Self {
+            wishes,
+            data,
+            snaplen,
+            hold: HOLD,
+            data_from: Vec::new(),
+            filter_file: None,
+            expression,
+            ethernet,
+        })
+    }
+
+    /// Takes the expression from a file, now and at every [`reload`](Self::reload).
+    pub(super) fn set_filter_file(&mut self, path: PathBuf) -> Result<(), FilterFileError> {
+        self.filter_file = Some(path);
+        self.reload()
+    }
+
+    /// Reads the filter file again. One that cannot be used changes nothing; nor does an empty one,
+    /// which an editor may have left behind for a moment.
+    pub(super) fn reload(&mut self) -> Result<(), FilterFileError> {
+        let Some(path) = self.filter_file.clone() else { return Ok(()) };
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text.trim().to_owned(),
+            Err(source) => return Err(FilterFileError::Read { path, source }),
+        };
+        if text.is_empty() {
+            return Err(FilterFileError::Empty { path });
+        }
+        match compile(Some(&text), DLT_EN10MB) {
+            Ok(ethernet) => self.ethernet = ethernet,
+            Err(source) => return Err(FilterFileError::Compile { path, source }),
+        }
+        self.expression = Some(text);
+        Ok(())
     }
 
     pub(super) fn filter_for(&self, linktype: i32) -> Result<Filter, CompileError> {
@@ -79,7 +147,7 @@ fn compile(expression: Option<&str>, linktype: i32) -> Result<Filter, CompileErr
 }
 
 /// Why a tap is left: a word to count it by, and a sentence that goes on from the tap's name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Trouble {
     pub(super) label: &'static str,
     pub(super) text: String,
@@ -103,6 +171,7 @@ pub(super) enum Token {
     Stop,
     Listener,
     Output,
+    Reload,
     Control(u64),
     Data(u64),
 }
@@ -113,6 +182,7 @@ impl Token {
             Self::Stop => 0,
             Self::Listener => 1,
             Self::Output => 2,
+            Self::Reload => 3,
             Self::Control(id) => (id << 1) + 4,
             Self::Data(id) => (id << 1) + 5,
         }
@@ -122,7 +192,8 @@ impl Token {
         match number {
             0 => Self::Stop,
             1 => Self::Listener,
-            2 | 3 => Self::Output,
+            2 => Self::Output,
+            3 => Self::Reload,
             _ if number.is_multiple_of(2) => Self::Control((number - 4) >> 1),
             _ => Self::Data((number - 5) >> 1),
         }
@@ -217,6 +288,7 @@ mod tests {
             Token::Stop,
             Token::Listener,
             Token::Output,
+            Token::Reload,
             Token::Control(0),
             Token::Data(0),
             Token::Control(77),

@@ -3,6 +3,7 @@
 //! ```text
 //! epoll --+-- listener --accept--> Tap          timers: taps' deadlines, flush, status line,
 //!         +-- control, data -----> Tap                  reconnection, idle exit
+//!         +-- reload (SIGHUP) ---> a new filter for every Tap
 //!         +-- stop (signals), output (reader gone) --> end every capture, then return
 //! ```
 //!
@@ -10,7 +11,7 @@
 //! others.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -22,8 +23,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::context::{Context, Settings, Token, Trouble};
 use super::output::Output;
 use super::socket;
+use super::status::Status;
 use super::summary::{Counts, Summary};
 use super::tap::{Fate, Tap};
+use super::targets::Target;
 
 /// Packets are in the file after so long at the latest.
 const FLUSH_PERIOD: Duration = Duration::from_millis(100);
@@ -35,26 +38,6 @@ const END_DEADLINE: Duration = Duration::from_millis(1_900);
 const MAX_TAPS: usize = 4_096;
 /// Pause after the system refused to accept a connection (no descriptors, no memory).
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-/// Pauses between attempts to connect.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-
-/// A daemon that we connect to.
-pub(super) struct Target {
-    /// As it was given.
-    label: String,
-    addresses: Vec<SocketAddr>,
-    attempts: usize,
-    backoff: Duration,
-    /// `None` while there is a conversation.
-    next_attempt: Option<Instant>,
-}
-
-impl Target {
-    pub(super) fn new(label: String, addresses: Vec<SocketAddr>, now: Instant) -> Self {
-        Self { label, addresses, attempts: 0, backoff: BACKOFF.0, next_attempt: Some(now) }
-    }
-}
-
 pub(super) struct EventLoop {
     context: Context,
     listener: Option<TcpListener>,
@@ -64,6 +47,7 @@ pub(super) struct EventLoop {
     next_id: u64,
     connections: u64,
     stop: UnixStream,
+    reload: Option<UnixStream>,
     idle_exit: Option<Duration>,
     status: Option<Status>,
     /// When [`housekeeping`](Self::housekeeping) has something to do.
@@ -72,6 +56,8 @@ pub(super) struct EventLoop {
     last_packet: Option<Instant>,
     /// The end has begun, and takes no longer than this.
     ending: Option<Instant>,
+    /// It has begun because no daemon is left: why.
+    deserted: Option<String>,
 }
 
 impl EventLoop {
@@ -106,12 +92,14 @@ impl EventLoop {
             next_id: 0,
             connections: 0,
             stop,
+            reload: None,
             idle_exit: None,
             status: None,
             wake_at: Instant::now(),
             flush_at: None,
             last_packet: None,
             ending: None,
+            deserted: None,
         })
     }
 
@@ -122,7 +110,15 @@ impl EventLoop {
 
     /// Shows counts on standard error, once a second.
     pub(super) fn show_status(&mut self) {
-        self.status = Some(Status { next: Instant::now(), packets: 0 });
+        self.status = Some(Status::new(Instant::now()));
+    }
+
+    /// Reads the filter file again when a byte comes from `reload`.
+    pub(super) fn reload_when_told(&mut self, reload: UnixStream) -> io::Result<()> {
+        reload.set_nonblocking(true)?;
+        self.context.register(&reload, Token::Reload, EpollFlags::EPOLLIN)?;
+        self.reload = Some(reload);
+        Ok(())
     }
 
     /// Runs until it is told to stop, has what it was asked for, or cannot write any more. The
@@ -138,7 +134,8 @@ impl EventLoop {
         }
         let Context { records, failures, output, .. } = self.context;
         let summary = Summary::new(records, self.connections, failures);
-        (summary, output.finish().and(result))
+        let deserted = self.deserted.map_or(Ok(()), |why| Err(io::Error::other(why)));
+        (summary, output.finish().and(result).and(deserted))
     }
 
     fn turn_until_done(&mut self) -> io::Result<()> {
@@ -181,10 +178,14 @@ impl EventLoop {
     fn handle(&mut self, now: Instant, token: Token) {
         match token {
             Token::Stop => {
-                let mut byte = [0; 64];
-                // What is read does not matter, only that it is not there any more.
-                let _ = io::Read::read(&mut self.stop, &mut byte);
+                take_bytes(&mut self.stop);
                 self.begin_to_end(now);
+            }
+            Token::Reload => {
+                if let Some(reload) = &mut self.reload {
+                    take_bytes(reload);
+                }
+                self.replace_filter(now);
             }
             Token::Listener => self.accept(now),
             Token::Output => {
@@ -222,15 +223,38 @@ impl EventLoop {
     fn remove(&mut self, id: u64, now: Instant) {
         let Some(tap) = self.taps.remove(&id) else { return };
         if let Some(target) = tap.target.and_then(|index| self.targets.get_mut(index)) {
-            if tap.has_captured() {
-                target.backoff = BACKOFF.0;
-            }
-            let next = now + target.backoff;
-            target.next_attempt = Some(next);
-            target.backoff = (target.backoff * 2).min(BACKOFF.1);
-            self.wake_by(next);
+            target.lost(now, tap.has_started(), tap.trouble());
+            self.look_for_targets(now);
         }
         tap.close(now, &mut self.context);
+    }
+
+    /// Wakes up for the next attempt to connect; ends when nobody is left to be connected to, and
+    /// nobody can come.
+    fn look_for_targets(&mut self, now: Instant) {
+        if let Some(next) = self.targets.iter().filter_map(Target::next_attempt).min() {
+            self.wake_by(next);
+        }
+        let why: Vec<&str> = self.targets.iter().filter_map(Target::given_up).collect();
+        if self.listener.is_none()
+            && self.ending.is_none()
+            && !why.is_empty()
+            && why.len() == self.targets.len()
+        {
+            self.deserted = Some(why.join("; "));
+            self.begin_to_end(now);
+        }
+    }
+
+    fn replace_filter(&mut self, now: Instant) {
+        match self.context.settings.reload() {
+            Ok(()) => tracing::info!("the filter was read again"),
+            Err(error) => return tracing::error!("the old filter stays: {error}"),
+        }
+        let ids: Vec<u64> = self.taps.keys().copied().collect();
+        for id in ids {
+            self.with_tap(id, now, |tap, context| tap.update_filter(now, context));
+        }
     }
 
     fn accept(&mut self, now: Instant) {
@@ -277,8 +301,8 @@ impl EventLoop {
     ) {
         self.connections += 1;
         if self.taps.len() >= MAX_TAPS {
-            self.context.failed(&label, &Trouble::new("too_many", "is one connection too many"));
-            return;
+            let trouble = Trouble::new("too_many", "is one connection too many");
+            return self.not_added(now, &label, target, &trouble);
         }
         let id = self.next_id;
         self.next_id += 1;
@@ -296,20 +320,25 @@ impl EventLoop {
             }
             Err(error) => {
                 let trouble = Trouble::new("socket", format!("cannot be served: {error}"));
-                self.context.failed(&label, &trouble);
+                self.not_added(now, &label, target, &trouble);
             }
+        }
+    }
+
+    fn not_added(&mut self, now: Instant, label: &str, target: Option<usize>, trouble: &Trouble) {
+        self.context.failed(label, trouble);
+        if let Some(target) = target.and_then(|index| self.targets.get_mut(index)) {
+            target.lost(now, false, Some(trouble));
         }
     }
 
     fn connect_targets(&mut self, now: Instant) {
         for index in 0..self.targets.len() {
             let target = &mut self.targets[index];
-            if target.next_attempt.is_none_or(|next| next > now) {
+            if target.next_attempt().is_none_or(|next| next > now) {
                 continue;
             }
-            let address = target.addresses[target.attempts % target.addresses.len()];
-            target.attempts += 1;
-            target.next_attempt = None;
+            let address = target.attempt();
             let label = target.label.clone();
             match socket::connect(address) {
                 Ok(stream) => {
@@ -318,11 +347,13 @@ impl EventLoop {
                 }
                 Err(error) => {
                     let text = format!("cannot be connected to: {error}");
-                    self.context.failed(&label, &Trouble::new("connect", text));
-                    self.targets[index].next_attempt = Some(now + BACKOFF.1);
+                    let trouble = Trouble::new("connect", text);
+                    self.context.failed(&label, &trouble);
+                    self.targets[index].lost(now, false, Some(&trouble));
                 }
             }
         }
+        self.look_for_targets(now);
     }
 
     /// Everything that goes by time; finds out when it is next wanted.
@@ -350,9 +381,6 @@ impl EventLoop {
         self.accept_after_pause(now);
         if self.ending.is_none() {
             self.connect_targets(now);
-            if let Some(next) = self.targets.iter().filter_map(|target| target.next_attempt).min() {
-                self.wake_by(next);
-            }
             self.exit_if_idle(now);
         }
         if let Some(end) = self.ending {
@@ -416,33 +444,9 @@ impl EventLoop {
     }
 }
 
-/// The line of counts for people who watch.
-struct Status {
-    next: Instant,
-    packets: u64,
-}
-
-impl Status {
-    fn show(&mut self, now: Instant, taps: usize, counts: &Counts) {
-        let rate = counts.packets.saturating_sub(self.packets);
-        self.packets = counts.packets;
-        self.next = now + Duration::from_secs(1);
-        let line = format!(
-            "\r\x1b[K{taps} taps, {} packets (+{rate}), {} bytes, {} lost, {} gaps, {} malformed",
-            counts.packets,
-            counts.bytes,
-            counts.lost_packets,
-            counts.gaps,
-            counts.malformed.total()
-        );
-        // A terminal that cannot be written to shows nothing: no harm done.
-        let _ = io::stderr().write_all(line.as_bytes());
-    }
-
-    fn clear(&self) {
-        // As in `show`.
-        let _ = io::stderr().write_all(b"\r\x1b[K");
-    }
+/// What is read does not matter, only that it is not there any more.
+fn take_bytes(from: &mut UnixStream) {
+    let _ = io::Read::read(from, &mut [0; 64]);
 }
 
 /// Two or three descriptors per tap: takes as many as the system lets us have.

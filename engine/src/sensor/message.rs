@@ -32,10 +32,12 @@ pub(super) enum Fault {
     SplitHeader,
     /// Stream: the bytes before the first header do not finish the packet begun before.
     Continuation,
+    /// The stream form on a TCP connection, where it cannot be told apart.
+    StreamOnTcp,
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Short,
         Self::Version,
         Self::Type,
@@ -45,6 +47,7 @@ impl Fault {
         Self::FirstHeader,
         Self::SplitHeader,
         Self::Continuation,
+        Self::StreamOnTcp,
     ];
 
     pub(super) fn label(self) -> &'static str {
@@ -58,6 +61,7 @@ impl Fault {
             Self::FirstHeader => "first_header",
             Self::SplitHeader => "split_header",
             Self::Continuation => "continuation",
+            Self::StreamOnTcp => "stream_on_tcp",
         }
     }
 }
@@ -154,6 +158,12 @@ impl Framer {
             let header = Header::read(*header);
             if header.version != 0 {
                 sink.fault(Fault::Version);
+                return Err(OutOfStep);
+            }
+            if header.message_type() == Some(MessageType::Stream) {
+                // The reference's daemon writes its datagrams into TCP. They have no length there:
+                // where one ends cannot be known, and their sequence number is no `plen`.
+                sink.fault(Fault::StreamOnTcp);
                 return Err(OutOfStep);
             }
             if header.message_type() != Some(MessageType::Packet) {
@@ -273,6 +283,16 @@ pub(super) mod tests {
         assert_eq!(kept.packets[3..], [packet(4, 10)]);
         assert_eq!(kept.faults, [Fault::Type]);
         assert!(framer.held.is_empty());
+    }
+
+    #[test]
+    fn the_stream_form_on_tcp_ends_the_stream_at_once() {
+        let mut kept = Kept::default();
+        let mut framer = Framer::new(65_535);
+        let (header, data) = packet(1, 50);
+        let block = [&[0, 110, 0, 8, 0, 0, 0, 0][..], &header.to_bytes(), &data].concat();
+        assert_eq!(framer.push(&block, &mut kept), Err(OutOfStep));
+        assert_eq!((kept.packets.len(), kept.faults), (0, vec![Fault::StreamOnTcp]));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!    tap       one tap's sockets ----> client        the control protocol (pure)
 //!     |  `---> capture                 message       PACKET messages (pure)
 //!     |           `-> output           reassembly    the stream form (pure)
-//!  context, socket                     numbering     what is missing (pure)
+//!  context, socket, targets            numbering     what is missing (pure)
 //! ```
 //!
 //! It asks as the appliance does and forgives as little as a receiver must: what is malformed is
@@ -20,23 +20,26 @@ mod numbering;
 mod output;
 mod reassembly;
 mod socket;
+mod status;
 mod summary;
 mod tap;
+mod targets;
 
 use std::io::{self, IsTerminal, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use ipnet::IpNet;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-pub use context::DataChannel;
+pub use context::{DataChannel, FilterFileError};
 pub use summary::{Counts, Malformed, Record, Summary, TapStats};
 
-use crate::rpcap::MAX_SNAPLEN;
+use crate::rpcap::{MAX_SNAPLEN, Sampling};
 use crate::sys::libpcap::CompileError;
 
 /// The environment variable that may hold the password.
@@ -50,9 +53,14 @@ pub struct Args {
     /// Wait for taps in active mode here; 2003 is the port they expect.
     #[arg(long, value_name = "ADDR:PORT", required_unless_present = "connect")]
     pub listen: Option<SocketAddr>,
-    /// Connect to a passive daemon (port 2002, as a rule), again and again; repeatable.
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Connect to passive daemons, at port 2002 if none is said; a list, repeatable. The run ends
+    /// with an error if no daemon answers within 5 s, or all refuse.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub connect: Vec<String>,
+    /// Connect again and again, even to daemons that refuse; without, only to those that have once
+    /// captured.
+    #[arg(long, requires = "connect")]
+    pub reconnect: bool,
     /// Write pcapng to a file, or to standard output (`-`); packets are only counted without.
     #[arg(long, value_name = "FILE")]
     pub write: Option<PathBuf>,
@@ -62,9 +70,19 @@ pub struct Args {
     /// Ask only for packets that match this pcap-filter(7) expression.
     #[arg(long, value_name = "EXPR")]
     pub filter: Option<String>,
+    /// Take the expression from a file, and anew at SIGHUP (UPDATEFILTER).
+    #[arg(long, value_name = "FILE", conflicts_with = "filter")]
+    pub filter_file: Option<PathBuf>,
+    /// Ask daemons to leave packets out: one in N, or the first after so many ms (SETSAMPLING).
+    #[arg(long, value_name = "1/N|Nms", value_parser = sampling)]
+    pub sampling: Option<Sampling>,
     /// How taps are to send data.
     #[arg(long, value_enum, default_value = "udp")]
     pub data: DataChannel,
+    /// Addresses or prefixes from which data are taken besides the daemon's own, for daemons with
+    /// several addresses.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = senders)]
+    pub data_from: Vec<IpNet>,
     /// The most bytes of a frame to ask for.
     #[arg(long, value_name = "BYTES", default_value_t = MAX_SNAPLEN,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SNAPLEN)))]
@@ -91,6 +109,23 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
 }
 
+fn senders(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    address.or_else(|_not_one| text.parse()).map_err(|_neither| {
+        "expected an address or a prefix, as in 10.0.0.1 or fd00::/64".to_owned()
+    })
+}
+
+fn sampling(text: &str) -> Result<Sampling, String> {
+    let number = |text: &str| text.parse().ok().filter(|number| *number > 0);
+    let with = |method| move |value| Sampling { method, value };
+    let sampling = match text.strip_prefix("1/") {
+        Some(text) => number(text).map(with(1)),
+        None => text.strip_suffix("ms").and_then(number).map(with(2)),
+    };
+    sampling.ok_or_else(|| "expected 1/N or Nms, N from 1 to 4294967295".to_owned())
+}
+
 /// Why the sensor did not run, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -102,6 +137,9 @@ pub enum Error {
         /// What libpcap says.
         source: CompileError,
     },
+    /// The filter file cannot be used.
+    #[error("--filter-file {0}")]
+    FilterFile(#[from] FilterFileError),
     /// No password, or none that can be sent.
     #[error("--user {user}: {reason}")]
     Password {
@@ -119,7 +157,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A daemon's name has no address.
-    #[error("--connect {target}: {source}; expected HOST:PORT")]
+    #[error("--connect {target}: {source}; expected HOST or HOST:PORT")]
     Resolve {
         /// As it was given.
         target: String,
@@ -137,7 +175,7 @@ pub enum Error {
     /// The system lacks what the event loop needs.
     #[error("cannot set up the event loop: {0}")]
     SetUp(#[source] io::Error),
-    /// Writing failed, or waiting; the summary was printed.
+    /// Writing failed, or waiting, or no daemon is left; the summary was printed.
     #[error("stopped: {0}")]
     Running(#[source] io::Error),
 }
@@ -161,8 +199,13 @@ impl Error {
 /// See [`Error`]; whatever is in the file by then is complete.
 pub fn run(args: &Args) -> Result<Summary, Error> {
     let (stop, stopper) = UnixStream::pair().map_err(Error::SetUp)?;
-    let (event_loop, address) = prepare(args, stop)?;
-    let _signals = Signals::register(&stopper).map_err(Error::SetUp)?;
+    let (mut event_loop, address) = prepare(args, stop)?;
+    let mut signals = Signals::register(&stopper).map_err(Error::SetUp)?;
+    if args.filter_file.is_some() {
+        let (reload, reloader) = UnixStream::pair().map_err(Error::SetUp)?;
+        event_loop.reload_when_told(reload).map_err(Error::SetUp)?;
+        signals.register_hangup(reloader).map_err(Error::SetUp)?;
+    }
     if let Some(address) = address {
         tracing::info!("waiting for taps on {address}");
     }
@@ -177,12 +220,28 @@ fn prepare(
     args: &Args,
     stop: UnixStream,
 ) -> Result<(event_loop::EventLoop, Option<SocketAddr>), Error> {
-    let wishes = client::Wishes { credentials: credentials(args)?, open: args.open.clone() };
-    let settings =
+    let wishes = client::Wishes {
+        credentials: credentials(args)?,
+        open: args.open.clone(),
+        sampling: args.sampling,
+    };
+    let mut settings =
         context::Settings::new(wishes, args.data, args.snaplen, args.filter.clone()).map_err(
             |source| Error::Filter { expression: args.filter.clone().unwrap_or_default(), source },
         )?;
-    let targets = args.connect.iter().map(|target| resolve(target)).collect::<Result<_, _>>()?;
+    settings.data_from.clone_from(&args.data_from);
+    if let Some(path) = &args.filter_file {
+        settings.set_filter_file(path.clone())?;
+    }
+    let targets = args.connect.iter().map(|target| {
+        let mut target = targets::Target::resolve(target, Instant::now())
+            .map_err(|source| Error::Resolve { target: target.clone(), source })?;
+        if args.reconnect {
+            target.insist();
+        }
+        Ok(target)
+    });
+    let targets = targets.collect::<Result<_, Error>>()?;
     let listen =
         |address| socket::listen(address).map_err(|source| Error::Listen { address, source });
     let listener = args.listen.map(listen).transpose()?;
@@ -202,15 +261,6 @@ fn prepare(
         event_loop.show_status();
     }
     Ok((event_loop, address))
-}
-
-fn resolve(target: &str) -> Result<event_loop::Target, Error> {
-    let failed = |source| Error::Resolve { target: target.to_owned(), source };
-    let addresses: Vec<SocketAddr> = target.to_socket_addrs().map_err(failed)?.collect();
-    if addresses.is_empty() {
-        return Err(failed(io::ErrorKind::NotFound.into()));
-    }
-    Ok(event_loop::Target::new(target.to_owned(), addresses, Instant::now()))
 }
 
 fn credentials(args: &Args) -> Result<Option<(String, String)>, Error> {
@@ -241,7 +291,7 @@ fn print(summary: &Summary, json: bool) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// The handlers of SIGINT and SIGTERM; dropping takes them away.
+/// The handlers of SIGINT, SIGTERM and SIGHUP; dropping takes them away.
 struct Signals(Vec<signal_hook::SigId>);
 
 impl Signals {
@@ -261,6 +311,12 @@ impl Signals {
         }
         Ok(signals)
     }
+
+    /// SIGHUP writes a byte, from now on.
+    fn register_hangup(&mut self, reloader: UnixStream) -> io::Result<()> {
+        self.0.push(signal_hook::low_level::pipe::register(SIGHUP, reloader)?);
+        Ok(())
+    }
 }
 
 impl Drop for Signals {
@@ -272,4 +328,12 @@ impl Drop for Signals {
 }
 
 #[cfg(test)]
+mod args_tests;
+#[cfg(test)]
+mod daemons;
+#[cfg(test)]
+mod played;
+#[cfg(test)]
 mod recorded;
+#[cfg(test)]
+mod tools;

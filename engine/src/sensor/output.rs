@@ -4,11 +4,12 @@
 //! open -> interface (one per tap) -> packet ... -> flush (timer) ... -> finish
 //! ```
 //!
-//! The first error ends the writing and is kept for the loop, which looks after each turn. A
-//! reader that has gone away (`EPIPE`) is an end, not an error.
+//! Only whole blocks are handed to the file, so what is there is readable at any moment, whatever
+//! becomes of us. The first error ends the writing and is kept for the loop, which looks after each
+//! turn. A reader that has gone away (`EPIPE`) is an end, not an error.
 
 use std::fs::File;
-use std::io::{self, BufWriter};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
@@ -19,8 +20,8 @@ use crate::rpcap::PacketHeader;
 const BUFFER_BYTES: usize = 256 * 1024;
 
 pub(super) struct Output {
-    writer: Option<Writer<BufWriter<File>>>,
-    /// A descriptor of the same file, to see the reader of a pipe go.
+    /// What was written since the last flush; `None` when nothing more is to be.
+    writer: Option<Writer<Vec<u8>>>,
     file: Option<File>,
     error: Option<io::Error>,
     reader_gone: bool,
@@ -48,9 +49,8 @@ impl Output {
         } else {
             File::create(path)?
         };
-        let second = file.try_clone()?;
-        let mut output = Self { file: Some(second), ..Self::nowhere(limit) };
-        match Writer::new(BufWriter::with_capacity(BUFFER_BYTES, file)) {
+        let mut output = Self { file: Some(file), ..Self::nowhere(limit) };
+        match Writer::new(Vec::with_capacity(2 * BUFFER_BYTES)) {
             Ok(writer) => output.writer = Some(writer),
             Err(error) => output.fail(error),
         }
@@ -113,16 +113,21 @@ impl Output {
         if let (Some(writer), Some(interface)) = (&mut self.writer, interface) {
             let seconds = u64::from(header.seconds) * 1_000_000_000;
             let timestamp_ns = seconds + u64::from(header.micros) * 1_000;
-            let written = writer.packet(interface, timestamp_ns, header.wire_len, data);
-            if let Err(error) = written {
-                self.fail(error);
+            match writer.packet(interface, timestamp_ns, header.wire_len, data) {
+                Err(error) => self.fail(error),
+                Ok(()) if writer.get_mut().len() >= BUFFER_BYTES => self.flush(),
+                Ok(()) => {}
             }
         }
         true
     }
 
     pub(super) fn flush(&mut self) {
-        if let Some(Err(error)) = self.writer.as_mut().map(Writer::flush) {
+        let (Some(writer), Some(file)) = (&mut self.writer, &mut self.file) else { return };
+        let blocks = writer.get_mut();
+        let written = file.write_all(blocks);
+        blocks.clear();
+        if let Err(error) = written {
             self.fail(error);
         }
     }
@@ -131,5 +136,55 @@ impl Output {
     pub(super) fn finish(mut self) -> io::Result<()> {
         self.flush();
         self.error.take().map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::tests::packet;
+    use super::*;
+
+    /// Follows the blocks' lengths; how many packets, if the last block is whole.
+    fn packets_of(file: &[u8]) -> u32 {
+        let (mut at, mut packets) = (0, 0);
+        while at < file.len() {
+            let field = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
+            packets += u32::from(field(at) == 6);
+            let len = field(at + 4) as usize;
+            assert_eq!(field(at + len - 4) as usize, len, "both lengths of a block agree");
+            at += len;
+        }
+        assert_eq!(at, file.len(), "the last block is whole");
+        packets
+    }
+
+    #[test]
+    fn what_is_in_the_file_is_whole_at_any_moment() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.pcapng");
+        let mut output = Output::open(&path, None).unwrap();
+        let block = output.interface("tap eth0", 1, 65_535);
+        let mut seen = 0;
+        for number in 0..2_000 {
+            let (header, data) = packet(number, 1 + number as usize * 7 % 1_500);
+            assert!(output.packet(block, &header, &data));
+            // As who reads it after a kill -9 here.
+            let now = packets_of(&std::fs::read(&path).unwrap());
+            assert!(now >= seen && now <= number + 1);
+            seen = now;
+        }
+        assert!(seen > 1_500, "a quarter of a mebibyte is written without being told to");
+        output.flush();
+        assert_eq!(packets_of(&std::fs::read(&path).unwrap()), 2_000);
+        output.finish().unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_that_is_kept() {
+        let mut output = Output::open(Path::new("/dev/full"), None).unwrap();
+        assert!(output.is_done(), "nothing more is taken");
+        let (header, data) = packet(1, 60);
+        assert!(!output.packet(None, &header, &data));
+        assert_eq!(output.finish().unwrap_err().kind(), io::ErrorKind::StorageFull);
     }
 }

@@ -10,7 +10,7 @@ use pcap_parser::traits::PcapReaderIterator;
 use pcap_parser::{LegacyPcapReader, PcapBlockOwned, PcapError};
 
 use super::capture::Capture;
-use super::client::{Client, Event, REPLY_TIMEOUT, Wishes};
+use super::client::{Client, Event, Wishes};
 use super::output::Output;
 use super::reassembly::HOLD;
 use crate::rpcap::{Filter, StartCapture};
@@ -98,18 +98,15 @@ impl Recording {
 /// Lets our client hear, byte by byte, what a daemon said to another one.
 fn listen(said: &[u8]) -> Vec<Event> {
     let now = Instant::now();
-    let wishes = Wishes { open: Some("as recorded".into()), credentials: None };
-    let mut client = Client::new(wishes, now);
-    let mut all = Vec::new();
-    // Some clients capture without listing: our request for a list is then not answered.
+    // Some clients capture without listing, as ours does when it knows what to open.
     let auth = 8 + usize::from(said[7]);
     let is_listed = said.get(auth + 1) == Some(&0x82);
-    for (at, byte) in said.iter().enumerate() {
+    let open = (!is_listed).then(|| "as recorded".to_owned());
+    let mut client = Client::new(Wishes { open, ..Wishes::default() }, now);
+    let mut all = Vec::new();
+    for byte in said {
         let mut events = Vec::new();
         client.receive(now, &[*byte], &mut events).unwrap();
-        if at + 1 == auth && !is_listed {
-            client.tick(now + REPLY_TIMEOUT, &mut events).unwrap();
-        }
         if events.iter().any(|event| matches!(event, Event::Opened { .. })) {
             let request = StartCapture {
                 snaplen: 0,

@@ -246,7 +246,7 @@ mod tests {
         }
         let labels: Vec<_> = malformed.iter().collect();
         assert_eq!(labels, Fault::ALL.map(|fault| (fault.label(), 2)));
-        assert_eq!(malformed.total(), 18);
+        assert_eq!(malformed.total(), 20);
     }
 
     #[test]

@@ -9,6 +9,8 @@
 //!
 //! Sockets are in `socket`, the loop that calls this is `event_loop`.
 
+mod data;
+
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -16,11 +18,11 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::capture::Capture;
-use super::client::{Client, Event};
-use super::context::{Context, DataChannel, Token, Trouble};
+use super::client::{Client, Event, Failure};
+use super::context::{Context, Token, Trouble};
 use super::socket::{self, Data};
 use super::summary::{Counts, TapStats};
-use crate::rpcap::{StartCapture, Stats};
+use crate::rpcap::Stats;
 use crate::sys::socket_drops;
 
 /// How long datagrams may still be on their way when the control connection says it is over.
@@ -28,8 +30,6 @@ pub(super) const DRAIN: Duration = Duration::from_millis(200);
 /// How long a connection that failed stays open, unread: daemons reconnect without delay when it
 /// closes, thousands of times a second.
 const QUIET: Duration = Duration::from_secs(2);
-/// How long a daemon may take to open its data connection (TCP).
-const DATA_TIMEOUT: Duration = Duration::from_secs(10);
 /// Reads from one socket before others have their turn.
 const READS_PER_TURN: usize = 8;
 /// Reads at the very end; what is still there after half a million datagrams is a flood.
@@ -59,9 +59,13 @@ pub(super) struct Tap {
     data: Data,
     data_due: Option<Instant>,
     capture: Option<Capture>,
+    has_started: bool,
     record: usize,
+    /// What OPEN answered: the filter is compiled for it.
+    linktype: i32,
     last_stats: Option<Stats>,
     tap_stats: TapStats,
+    trouble: Option<Trouble>,
     /// The tap is being left, and goes then.
     leaving: Option<Instant>,
 }
@@ -78,6 +82,7 @@ impl Tap {
         context: &Context,
     ) -> io::Result<Self> {
         let is_connecting = target.is_some();
+        socket::notice_silence(&control)?;
         let interest = if is_connecting { EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
         context.register(&control, Token::Control(id), interest)?;
         Ok(Self {
@@ -92,9 +97,12 @@ impl Tap {
             data: Data::None,
             data_due: None,
             capture: None,
+            has_started: false,
             record: 0,
+            linktype: 0,
             last_stats: None,
             tap_stats: TapStats::default(),
+            trouble: None,
             leaving: None,
         })
     }
@@ -102,6 +110,16 @@ impl Tap {
     /// True once a capture was begun.
     pub(super) fn has_captured(&self) -> bool {
         self.capture.is_some()
+    }
+
+    /// True once a daemon has agreed to capture.
+    pub(super) fn has_started(&self) -> bool {
+        self.has_started
+    }
+
+    /// Why it is being left, unless it is as it should be.
+    pub(super) fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref()
     }
 
     /// Counts of the capture that is not in the records yet.
@@ -122,15 +140,22 @@ impl Tap {
 
     /// The control connection can be read or written.
     pub(super) fn control_ready(&mut self, now: Instant, context: &mut Context) -> Fate {
-        match self.read_control(now, context).and_then(|events| self.act(now, events, context)) {
+        let mut events = Vec::new();
+        let read = self.read_control(now, context, &mut events);
+        // What was said before the end counts.
+        match self.act(now, events, context).and_then(|fate| read.map(|()| fate)) {
             Ok(fate) => fate,
             Err(trouble) => self.fail(now, &trouble, context),
         }
     }
 
-    fn read_control(&mut self, now: Instant, context: &mut Context) -> Result<Vec<Event>, Trouble> {
-        let mut events = Vec::new();
-        let Some(control) = &mut self.control else { return Ok(events) };
+    fn read_control(
+        &mut self,
+        now: Instant,
+        context: &mut Context,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Trouble> {
+        let Some(control) = &mut self.control else { return Ok(()) };
         if self.is_connecting {
             let error = control.take_error().unwrap_or_else(Some);
             if let Some(error) = error {
@@ -142,13 +167,13 @@ impl Tap {
             let buffer = &mut context.receiver.buffer()[..READ_BYTES];
             match control.read(buffer) {
                 Ok(0) => return Err(Trouble::new("closed", "closed the connection")),
-                Ok(len) => self.client.receive(now, &buffer[..len], &mut events)?,
+                Ok(len) => self.client.receive(now, &buffer[..len], events)?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Trouble::new("closed", format!("is gone: {error}"))),
             }
         }
-        Ok(events)
+        Ok(())
     }
 
     /// Does what the client's events ask for, and sends what it has to say.
@@ -161,18 +186,17 @@ impl Tap {
         let mut fate = Fate::Stays;
         for event in events {
             match event {
-                Event::Opened { interface, linktype } => {
-                    self.open_data(now, &interface, linktype, context)?;
+                Event::Opened { interface, linktype, is_swapped } => {
+                    self.open_data(now, &interface, (linktype, is_swapped), context)?;
                 }
                 Event::Started(reply) => {
                     tracing::info!("{} captures", self.label);
-                    if matches!(self.data, Data::None) {
-                        let stream = socket::connect(SocketAddr::new(self.peer.ip(), reply.port))
-                            .map_err(|error| data_trouble(&error))?;
-                        self.set_data(Data::Stream(stream), context)?;
-                    } else if matches!(self.data, Data::Listening(_)) {
-                        self.data_due = Some(now + DATA_TIMEOUT);
-                    }
+                    self.has_started = true;
+                    self.begin_data(now, reply.port, context)?;
+                }
+                Event::FilterReplaced => tracing::info!("{} has the new filter", self.label),
+                Event::FilterKept(complaint) => {
+                    tracing::warn!("{} keeps its old filter: {complaint}", self.label);
                 }
                 Event::Stats(stats) => self.note_stats(stats),
                 Event::FinalStats(stats) => {
@@ -182,9 +206,9 @@ impl Tap {
                         self.note_stats(stats);
                     }
                 }
-                Event::Complaint { code, text } => {
+                Event::Complaint(complaint) => {
                     if context.is_news(&self.label, "complaint") {
-                        tracing::warn!("{} says: error {code}, {text:?}", self.label);
+                        tracing::warn!("{} says: {complaint}", self.label);
                     }
                 }
                 Event::Ended => {
@@ -200,64 +224,24 @@ impl Tap {
         Ok(fate)
     }
 
+    /// The settings have a new filter: asks the daemon for it, if it captures.
+    pub(super) fn update_filter(&mut self, now: Instant, context: &mut Context) -> Fate {
+        if self.capture.is_none() || self.leaving.is_some() {
+            return Fate::Stays;
+        }
+        match context.settings.filter_for(self.linktype) {
+            Ok(filter) => self.client.update_filter(now, filter),
+            Err(error) => tracing::warn!("{} keeps its old filter: {error}", self.label),
+        }
+        match self.act(now, Vec::new(), context) {
+            Ok(fate) => fate,
+            Err(trouble) => self.fail(now, &trouble, context),
+        }
+    }
+
     fn note_stats(&mut self, stats: Stats) {
         self.tap_stats.advance(self.last_stats.unwrap_or_default(), stats);
         self.last_stats = Some(stats);
-    }
-
-    /// An interface is open: makes the data socket and asks for the capture.
-    fn open_data(
-        &mut self,
-        now: Instant,
-        interface: &str,
-        linktype: i32,
-        context: &mut Context,
-    ) -> Result<(), Trouble> {
-        let filter = context.settings.filter_for(linktype).map_err(|error| {
-            Trouble::new(
-                "filter",
-                format!("has link type {linktype}, where the filter fails: {error}"),
-            )
-        })?;
-        let file_linktype = linktype_of_dlt(linktype)
-            .ok_or_else(|| Trouble::new("linktype", format!("has unknown link type {linktype}")))?;
-        let control = self.control.as_ref().ok_or_else(|| Trouble::new("closed", "is gone"))?;
-        let local = control.local_addr().map_err(|error| data_trouble(&error))?;
-        let is_active = self.target.is_none();
-        let (data, flags) = match (context.settings.data, is_active) {
-            (DataChannel::Udp, _) => {
-                let socket = socket::udp(local).map_err(|error| data_trouble(&error))?;
-                let server_open = if is_active { StartCapture::SERVER_OPEN } else { 0 };
-                (Data::Udp(socket), StartCapture::DGRAM | server_open)
-            }
-            (DataChannel::Tcp, true) => {
-                let listener =
-                    socket::listen_for_data(local).map_err(|error| data_trouble(&error))?;
-                (Data::Listening(listener), StartCapture::SERVER_OPEN)
-            }
-            (DataChannel::Tcp, false) => (Data::None, 0),
-        };
-        let port = data.local_port();
-        self.set_data(data, context)?;
-        let (record, block) = context
-            .record(&self.label, interface, file_linktype)
-            .ok_or_else(|| Trouble::new("too_many", "is one tap too many"))?;
-        let snaplen = context.settings.snaplen;
-        self.record = record;
-        self.capture = Some(Capture::new(self.peer.ip(), snaplen, context.settings.hold, block));
-        let request = StartCapture { snaplen, read_timeout_ms: 100, flags, port, filter };
-        self.client.start_capture(now, &request);
-        Ok(())
-    }
-
-    fn set_data(&mut self, data: Data, context: &Context) -> Result<(), Trouble> {
-        if let Some(descriptor) = data.descriptor() {
-            context
-                .register(descriptor, Token::Data(self.id), EpollFlags::EPOLLIN)
-                .map_err(|error| data_trouble(&error.into()))?;
-        }
-        self.data = data;
-        Ok(())
     }
 
     fn write_control(&mut self, context: &Context) -> Result<(), Trouble> {
@@ -288,88 +272,6 @@ impl Tap {
         Ok(())
     }
 
-    /// The data socket can be read.
-    pub(super) fn data_ready(&mut self, now: Instant, context: &mut Context) -> Fate {
-        match self.read_data(now, READS_PER_TURN, context) {
-            Ok(()) => Fate::Stays,
-            Err(trouble) => {
-                self.data = Data::None;
-                self.fail(now, &trouble, context)
-            }
-        }
-    }
-
-    fn read_data(
-        &mut self,
-        now: Instant,
-        turns: usize,
-        context: &mut Context,
-    ) -> Result<(), Trouble> {
-        let Some(capture) = &mut self.capture else { return Ok(()) };
-        let Context { receiver, output, epoll, .. } = context;
-        for _ in 0..turns {
-            match &mut self.data {
-                Data::None => break,
-                Data::Udp(socket) => match receiver.receive(&*socket) {
-                    Ok(batch) => {
-                        for (from, bytes) in batch.datagrams() {
-                            capture.datagram(now, from, bytes, output);
-                        }
-                        if !batch.is_full() {
-                            break;
-                        }
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(data_trouble(&error)),
-                },
-                Data::Listening(listener) => match listener.accept() {
-                    Ok((stream, from)) if from.ip().to_canonical() == self.peer.ip() => {
-                        stream.set_nonblocking(true).map_err(|error| data_trouble(&error))?;
-                        let token = Token::Data(self.id).to_number();
-                        epoll
-                            .add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, token))
-                            .map_err(|error| data_trouble(&error.into()))?;
-                        self.data_due = None;
-                        self.data = Data::Stream(stream);
-                        break;
-                    }
-                    Ok(_stranger) => {}
-                    Err(_nothing_or_aborted) => break,
-                },
-                Data::Stream(stream) => {
-                    let buffer = &mut receiver.buffer()[..READ_BYTES];
-                    match stream.read(buffer) {
-                        Ok(0) => {
-                            self.data = Data::None;
-                            // As it should be after ENDCAP, and at no other time.
-                            if self.leaving.is_none() && self.client.is_running() {
-                                return Err(Trouble::new("data", "closed its data connection"));
-                            }
-                        }
-                        Ok(len) => capture.stream(&buffer[..len], output).map_err(|_out| {
-                            Trouble::new("data", "sends data that cannot be followed")
-                        })?,
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        Err(error) => return Err(data_trouble(&error)),
-                    }
-                }
-            }
-        }
-        self.say_new_faults(context);
-        Ok(())
-    }
-
-    fn say_new_faults(&mut self, context: &mut Context) {
-        let faults = self.capture.as_mut().map(Capture::take_new_faults).unwrap_or_default();
-        for fault in faults {
-            if context.is_news(&self.label, fault.label()) {
-                tracing::warn!("{} sends malformed data: {}", self.label, fault.label());
-            }
-        }
-    }
-
     /// Does what is due by time.
     pub(super) fn tick(&mut self, now: Instant, context: &mut Context) -> Fate {
         if let Some(capture) = &mut self.capture {
@@ -378,12 +280,18 @@ impl Tap {
         if let Some(until) = self.leaving {
             return if until <= now { Fate::Goes } else { Fate::Stays };
         }
-        if self.data_due.is_some_and(|due| due <= now) {
-            let trouble = Trouble::new("data", "did not open its data connection in time");
+        if self.data_due.is_some_and(|due| due <= now)
+            && let Err(trouble) = self.check_data()
+        {
             return self.fail(now, &trouble, context);
         }
         let mut events = Vec::new();
-        let result = self.client.tick(now, &mut events).map_err(Trouble::from);
+        let result = self.client.tick(now, &mut events).map_err(|failure| match failure {
+            Failure::Timeout(_) if self.is_connecting => {
+                Trouble::new("connect", "cannot be connected to: no answer")
+            }
+            failure => failure.into(),
+        });
         match result.and_then(|()| self.act(now, events, context)) {
             Ok(fate) => fate,
             Err(trouble) => self.fail(now, &trouble, context),
@@ -418,31 +326,27 @@ impl Tap {
             self.drop_control();
             return Fate::Stays;
         }
+        self.trouble = Some(trouble.clone());
         if trouble.label == "closed" && self.has_captured() {
             tracing::info!("{} {}", self.label, trouble.text);
         } else {
             context.failed(&self.label, trouble);
         }
-        // Strangers are shown the door; a tap that closed is gone; anybody else would come back at
-        // once and fail again.
-        match trouble.label {
-            "not_rpcap" | "version" | "connect" | "timeout" => self.drop_control(),
-            "closed" => {
-                self.drop_control();
-                let wait = self.has_captured().then_some(DRAIN);
-                return self.leave(now, wait);
-            }
-            _ => {
-                if let Some(control) = &self.control {
-                    // Registered since `new`: taking it out cannot fail.
-                    let _ = context.epoll.delete(control);
-                }
-                self.data_due = None;
-                return self.leave(now, Some(QUIET));
-            }
+        // Strangers are shown the door; a tap that closed is gone; a daemon that we have connected
+        // to stays where it is; anybody else would come back at once and fail again.
+        let goes =
+            matches!(trouble.label, "not_rpcap" | "version" | "connect" | "timeout" | "closed");
+        if goes || self.target.is_some() {
+            self.drop_control();
+            let wait = self.has_captured().then_some(DRAIN);
+            return self.leave(now, wait);
         }
-        let wait = self.has_captured().then_some(DRAIN);
-        self.leave(now, wait)
+        if let Some(control) = &self.control {
+            // Registered since `new`: taking it out cannot fail.
+            let _ = context.epoll.delete(control);
+        }
+        self.data_due = None;
+        self.leave(now, Some(QUIET))
     }
 
     /// Takes the last data and adds up.
@@ -461,18 +365,5 @@ impl Tap {
         if self.last_stats.is_some() {
             *record.tap_stats.get_or_insert_default() += self.tap_stats;
         }
-    }
-}
-
-fn data_trouble(error: &io::Error) -> Trouble {
-    Trouble::new("data", format!("cannot be given a data channel: {error}"))
-}
-
-/// The `LINKTYPE_` value of a daemon's `DLT_` value; they differ for raw IP only, where Linux
-/// daemons say 12.
-fn linktype_of_dlt(dlt: i32) -> Option<u16> {
-    match dlt {
-        12 => Some(101),
-        other => u16::try_from(other).ok(),
     }
 }

@@ -1,146 +1,19 @@
 //! The whole sensor on loopback, against taps that are played here.
 
-use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::path::PathBuf;
-use std::thread::JoinHandle;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 
-use super::*;
-use crate::capfile::pcapng::Writer;
-use crate::rpcap::{
-    Auth, Header, Interface, MessageType, OpenReply, StartCapture, StartCaptureReply, Stats,
-};
-use crate::sensor::client::Wishes;
+use crate::rpcap::{Auth, Header, Interface, MessageType, OpenReply, StartCapture};
 use crate::sensor::context::DataChannel;
 use crate::sensor::message::tests::{message, packet};
+use crate::sensor::played::{FakeTap, Plan, Sensor, accept, file_of};
 use crate::sensor::reassembly::tests::{Packet, datagrams, packets};
-
-/// A failing test ends by this, a passing one never waits for it.
-const PATIENCE: Option<Duration> = Some(Duration::from_secs(20));
-
-struct Sensor {
-    address: SocketAddr,
-    stopper: UnixStream,
-    thread: JoinHandle<(Summary, io::Result<()>)>,
-    directory: tempfile::TempDir,
-}
-
-impl Sensor {
-    fn start(data: DataChannel, count: Option<u64>, connect: Option<SocketAddr>) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let output = Output::open(&directory.path().join("out.pcapng"), count).unwrap();
-        let mut settings = Settings::new(Wishes::default(), data, 65_535, None).unwrap();
-        // Holes are given up at the end only: a busy machine changes no count.
-        settings.hold = PATIENCE.unwrap();
-        let listener = socket::listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.local_addr().unwrap();
-        let targets =
-            connect.map(|to| Target::new(to.to_string(), vec![to], Instant::now())).into_iter();
-        let (stop, stopper) = UnixStream::pair().unwrap();
-        let event_loop =
-            EventLoop::new(settings, output, Some(listener), targets.collect(), stop).unwrap();
-        let thread = std::thread::spawn(|| event_loop.run());
-        Self { address, stopper, thread, directory }
-    }
-
-    fn stop(&self) {
-        (&self.stopper).write_all(b"x").unwrap();
-    }
-
-    /// What was counted, and the file's bytes.
-    fn end(self) -> (Summary, Vec<u8>) {
-        let (summary, result) = self.thread.join().unwrap();
-        result.unwrap();
-        let path: PathBuf = self.directory.path().join("out.pcapng");
-        (summary, std::fs::read(path).unwrap())
-    }
-}
-
-/// A tap as the sensor sees it.
-struct FakeTap {
-    control: TcpStream,
-    start: StartCapture,
-}
-
-impl FakeTap {
-    /// Talks until the capture runs; `data_port` is what a passive TCP daemon listens on.
-    fn serve(control: TcpStream, data_port: u16) -> Self {
-        control.set_read_timeout(PATIENCE).unwrap();
-        let start = StartCapture::read(&[0; 20]).unwrap();
-        let mut tap = Self { control, start };
-        tap.expect(MessageType::Auth);
-        tap.reply(MessageType::AuthReply, 0, &Auth::reply());
-        tap.expect(MessageType::FindAllIf);
-        let mut list = Vec::new();
-        Interface { name: "any-eth".into(), ..Interface::default() }.write(&mut list);
-        tap.reply(MessageType::FindAllIfReply, 1, &list);
-        assert_eq!(tap.expect(MessageType::Open), b"any-eth");
-        tap.reply(MessageType::OpenReply, 0, &OpenReply { linktype: 1 }.to_bytes());
-        tap.start = StartCapture::read(&tap.expect(MessageType::StartCapture)).unwrap();
-        let reply = StartCaptureReply { buffer_bytes: 0, port: data_port };
-        tap.reply(MessageType::StartCaptureReply, 0, &reply.to_bytes());
-        tap
-    }
-
-    fn connect(sensor: &Sensor) -> Self {
-        Self::serve(TcpStream::connect(sensor.address).unwrap(), 0)
-    }
-
-    fn expect(&mut self, kind: MessageType) -> Vec<u8> {
-        let mut header = [0; 8];
-        self.control.read_exact(&mut header).unwrap();
-        let header = Header::read(header);
-        assert_eq!(header.message_type(), Some(kind));
-        let mut payload = vec![0; header.payload_len as usize];
-        self.control.read_exact(&mut payload).unwrap();
-        payload
-    }
-
-    fn reply(&mut self, kind: MessageType, value: u16, payload: &[u8]) {
-        let len = u32::try_from(payload.len()).unwrap();
-        let bytes = [&Header::new(kind, value, len).to_bytes()[..], payload].concat();
-        self.control.write_all(&bytes).unwrap();
-    }
-
-    fn data_address(&self) -> SocketAddr {
-        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.start.port)
-    }
-
-    fn send(&self, datagrams: &[&Vec<u8>]) {
-        assert_eq!(self.start.flags & StartCapture::DGRAM, StartCapture::DGRAM);
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        for datagram in datagrams {
-            socket.send_to(datagram, self.data_address()).unwrap();
-        }
-    }
-
-    /// Answers what the sensor asks at the end.
-    fn end(mut self, sent: u32) {
-        self.expect(MessageType::EndCapture);
-        self.reply(MessageType::EndCaptureReply, 0, &[]);
-        self.expect(MessageType::Stats);
-        let stats = Stats { received: sent, sent, ..Stats::default() };
-        self.reply(MessageType::StatsReply, 0, &stats.to_bytes());
-        self.expect(MessageType::Close);
-    }
-}
-
-/// The file that holds these packets and no more.
-fn file_of(label: &str, packets: &[Packet]) -> Vec<u8> {
-    let mut writer = Writer::new(Vec::new()).unwrap();
-    let block = writer.interface(&format!("{label} any-eth"), 1, 65_535).unwrap();
-    for (header, data) in packets {
-        let time = u64::from(header.seconds) * 1_000_000_000 + u64::from(header.micros) * 1_000;
-        writer.packet(block, time, header.wire_len, data).unwrap();
-    }
-    writer.into_inner()
-}
 
 #[test]
 fn the_stream_form_survives_loss_and_reordering() {
     let sent = packets(60, |number| 40 + (number as usize * 211) % 1_475);
     let cut = datagrams(&sent, 0, 1_472);
-    let sensor = Sensor::start(DataChannel::Udp, None, None);
+    let sensor = Sensor::start(DataChannel::Udp, None);
     let tap = FakeTap::connect(&sensor);
     let mut order: Vec<_> = cut.iter().collect();
     order.swap(10, 13);
@@ -181,7 +54,7 @@ fn the_stream_form_survives_loss_and_reordering() {
 
 #[test]
 fn the_plain_form_is_one_packet_a_datagram() {
-    let sensor = Sensor::start(DataChannel::Udp, None, None);
+    let sensor = Sensor::start(DataChannel::Udp, None);
     let tap = FakeTap::connect(&sensor);
     let sent = packets(10, |number| number as usize);
     let mut bytes: Vec<_> = sent.iter().map(message).collect();
@@ -197,7 +70,7 @@ fn the_plain_form_is_one_packet_a_datagram() {
 
 #[test]
 fn data_come_over_tcp_from_taps_that_connect() {
-    let sensor = Sensor::start(DataChannel::Tcp, None, None);
+    let sensor = Sensor::start(DataChannel::Tcp, None);
     let tap = FakeTap::connect(&sensor);
     assert_eq!(tap.start.flags, StartCapture::SERVER_OPEN);
     let sent = packets(500, |number| number as usize * 3);
@@ -217,15 +90,14 @@ fn passive_daemons_are_connected_to() {
         let daemon = TcpListener::bind("127.0.0.1:0").unwrap();
         let data_listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = daemon.local_addr().unwrap();
-        let sensor = Sensor::start(data, None, Some(address));
-        let control = daemon.accept().unwrap().0;
-        let tap = FakeTap::serve(control, data_listener.local_addr().unwrap().port());
+        let sensor = Plan::new(data).connecting([address]).start();
+        let tap = FakeTap::accept(&daemon, data_listener.local_addr().unwrap().port());
         let sent = packets(3, |_| 700);
         match data {
             DataChannel::Udp => tap.send(&datagrams(&sent, 0, 1_472).iter().collect::<Vec<_>>()),
             DataChannel::Tcp => {
                 assert_eq!((tap.start.flags, tap.start.port), (0, 0));
-                let mut stream = data_listener.accept().unwrap().0;
+                let mut stream = accept(&data_listener);
                 stream.write_all(&sent.iter().flat_map(message).collect::<Vec<_>>()).unwrap();
             }
         }
@@ -242,7 +114,7 @@ fn passive_daemons_are_connected_to() {
 
 #[test]
 fn the_run_ends_after_so_many_packets() {
-    let sensor = Sensor::start(DataChannel::Udp, Some(7), None);
+    let sensor = Sensor::start(DataChannel::Udp, Some(7));
     let tap = FakeTap::connect(&sensor);
     let sent = packets(40, |_| 100);
     tap.send(&datagrams(&sent, 0, 1_472).iter().collect::<Vec<_>>());
@@ -254,7 +126,7 @@ fn the_run_ends_after_so_many_packets() {
 
 #[test]
 fn a_tap_that_comes_back_keeps_its_block() {
-    let sensor = Sensor::start(DataChannel::Udp, Some(2), None);
+    let sensor = Sensor::start(DataChannel::Udp, Some(2));
     let sent = packets(1, |_| 100);
     let tap = FakeTap::connect(&sensor);
     tap.send(&[&message(&sent[0])]);
@@ -292,7 +164,7 @@ impl Noise {
 
 #[test]
 fn ten_thousand_mutated_datagrams_do_not_disturb_another_tap() {
-    let sensor = Sensor::start(DataChannel::Udp, None, None);
+    let sensor = Sensor::start(DataChannel::Udp, None);
     let evil = FakeTap::connect(&sensor);
     let good = FakeTap::connect(&sensor);
     let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
@@ -327,7 +199,7 @@ fn ten_thousand_mutated_datagrams_do_not_disturb_another_tap() {
 
 #[test]
 fn mutated_conversations_and_strangers_do_not_disturb_a_tap() {
-    let sensor = Sensor::start(DataChannel::Udp, None, None);
+    let sensor = Sensor::start(DataChannel::Udp, None);
     let good = FakeTap::connect(&sensor);
     let mut noise = Noise(42);
     let mut list = Vec::new();
@@ -348,7 +220,7 @@ fn mutated_conversations_and_strangers_do_not_disturb_a_tap() {
     for at in 0..500 {
         let mut bytes = conversation.clone();
         noise.mutate(&mut bytes);
-        let mut peer = TcpStream::connect(sensor.address).unwrap();
+        let mut peer = TcpStream::connect(sensor.address()).unwrap();
         // The sensor may have hung up by now: that is its right.
         let _ = peer.write_all(&bytes);
         if at % 10 == 0 {

@@ -1,50 +1,10 @@
-//! Payloads of the messages: what a daemon reads and writes, and what a client does.
+//! Payloads of the control messages, both sides of each; interface lists are `interfaces`'.
+//!
+//! ```text
+//! client: Auth  StartCapture(Filter)  Filter  Sampling     daemon: OpenReply  StartCaptureReply  Stats
+//! ```
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-/// A payload that contradicts itself; the text says what was missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed message: {0}")]
-pub struct Malformed(pub &'static str);
-
-/// Bytes of the header before each packet, in both data encodings.
-pub const PACKET_HEADER_BYTES: usize = 20;
-/// Bytes of the header before each datagram of the stream encoding.
-pub const STREAM_HEADER_BYTES: usize = 8;
-/// `firsthdridx` of a datagram in which no packet starts.
-pub const STREAM_NO_PACKET: u16 = 0xffff;
-
-/// Bytes of one address slot of FINDALLIF; each address has four.
-const ADDRESS_SLOT: usize = 128;
-/// Bytes of an interface entry before its name.
-const INTERFACE_FIXED: usize = 12;
-/// The most bytes of a name or description that clients accept.
-const MAX_NAME: usize = 1024;
-
-/// Takes fields off the front of a payload.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize, what: &'static str) -> Result<&'a [u8], Malformed> {
-        let (head, tail) = self.0.split_at_checked(len).ok_or(Malformed(what))?;
-        self.0 = tail;
-        Ok(head)
-    }
-
-    fn u8(&mut self, what: &'static str) -> Result<u8, Malformed> {
-        Ok(self.take(1, what)?[0])
-    }
-
-    fn u16(&mut self, what: &'static str) -> Result<u16, Malformed> {
-        let bytes = self.take(2, what)?;
-        Ok(u16::from_be_bytes([bytes[0], bytes[1]]))
-    }
-
-    fn u32(&mut self, what: &'static str) -> Result<u32, Malformed> {
-        let bytes = self.take(4, what)?;
-        Ok(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-    }
-}
+use super::read::{Malformed, Reader};
 
 /// AUTH request.
 #[derive(Clone, PartialEq, Eq)]
@@ -96,6 +56,19 @@ impl Auth {
         [0; 8]
     }
 
+    /// The payload of a request with a password; each text is cut to the 65,535 bytes that fit.
+    #[must_use]
+    pub fn password_request(user: &str, password: &str) -> Vec<u8> {
+        let texts =
+            [user, password].map(|text| &text.as_bytes()[..text.len().min(u16::MAX.into())]);
+        let mut payload = vec![0, 1, 0, 0];
+        for text in texts {
+            payload.extend(u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes());
+        }
+        payload.extend(texts.concat());
+        payload
+    }
+
     /// The payload of the reply: versions 0 to 0, and the byte order magic as this CPU stores it.
     #[must_use]
     pub fn reply() -> [u8; 8] {
@@ -125,122 +98,11 @@ pub fn read_auth_reply(payload: &[u8]) -> Result<(), Malformed> {
     }
 }
 
-/// An address of an interface, with its netmask where it is IPv4.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Address {
-    /// The interface's own address.
-    pub address: IpAddr,
-    /// IPv4 netmask. For IPv6 the slot stays empty on the wire: clients crash on it otherwise.
-    pub netmask: Option<Ipv4Addr>,
-}
-
-/// One entry of a FINDALLIF reply.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Interface {
-    /// Name to be given to OPEN; at most 1024 bytes.
-    pub name: String,
-    /// Free text; at most 1024 bytes.
-    pub description: String,
-    /// 1 loopback, 2 up, 4 running, 0x10 connected, 0x20 disconnected.
-    pub flags: u32,
-    /// Its addresses.
-    pub addresses: Vec<Address>,
-}
-
-impl Interface {
-    /// Appends the entry to a FINDALLIF reply's payload.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        let name = &self.name.as_bytes()[..self.name.len().min(MAX_NAME)];
-        let description = &self.description.as_bytes()[..self.description.len().min(MAX_NAME)];
-        let short = |len: usize| u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes();
-        let count = self.addresses.len().min(u16::MAX.into());
-        out.extend(short(name.len()));
-        out.extend(short(description.len()));
-        out.extend(self.flags.to_be_bytes());
-        out.extend(short(count));
-        out.extend([0, 0]);
-        out.extend_from_slice(name);
-        out.extend_from_slice(description);
-        for entry in &self.addresses[..count] {
-            write_slot(out, Some(entry.address));
-            write_slot(out, entry.netmask.map(IpAddr::V4));
-            write_slot(out, None);
-            write_slot(out, None);
-        }
-    }
-
-    /// Reads `count` entries from a FINDALLIF reply's payload.
-    pub fn read_all(payload: &[u8], count: u16) -> Result<Vec<Self>, Malformed> {
-        let mut reader = Reader(payload);
-        let mut interfaces = Vec::new();
-        for _ in 0..count {
-            let name_len = usize::from(reader.u16("interface name length")?);
-            let description_len = usize::from(reader.u16("interface description length")?);
-            if name_len > MAX_NAME || description_len > MAX_NAME {
-                return Err(Malformed("interface name or description is longer than 1024 bytes"));
-            }
-            let flags = reader.u32("interface flags")?;
-            let address_count = reader.u16("interface address count")?;
-            reader.u16("interface padding")?;
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            let name = text(reader.take(name_len, "interface name")?);
-            let description = text(reader.take(description_len, "interface description")?);
-            let mut addresses = Vec::new();
-            for _ in 0..address_count {
-                let slots = reader.take(4 * ADDRESS_SLOT, "interface address")?;
-                let (own, rest) = slots.split_at(ADDRESS_SLOT);
-                let netmask = match read_slot(&rest[..ADDRESS_SLOT]) {
-                    Some(IpAddr::V4(mask)) => Some(mask),
-                    _ => None,
-                };
-                if let Some(address) = read_slot(own) {
-                    addresses.push(Address { address, netmask });
-                }
-            }
-            interfaces.push(Self { name, description, flags, addresses });
-        }
-        Ok(interfaces)
-    }
-
-    /// Bytes that [`write`](Self::write) appends at least, for capacity.
-    #[must_use]
-    pub fn encoded_len(&self) -> usize {
-        INTERFACE_FIXED
-            + self.name.len()
-            + self.description.len()
-            + self.addresses.len() * 4 * ADDRESS_SLOT
-    }
-}
-
-/// Windows' value of `AF_INET6`, which the protocol uses on every platform.
-const FAMILY_IPV6: u16 = 23;
-
-fn write_slot(out: &mut Vec<u8>, address: Option<IpAddr>) {
-    let start = out.len();
-    out.resize(start + ADDRESS_SLOT, 0);
-    let slot = &mut out[start..];
-    match address {
-        Some(IpAddr::V4(v4)) => {
-            slot[..2].copy_from_slice(&2u16.to_be_bytes());
-            slot[4..8].copy_from_slice(&v4.octets());
-        }
-        Some(IpAddr::V6(v6)) => {
-            slot[..2].copy_from_slice(&FAMILY_IPV6.to_be_bytes());
-            slot[8..24].copy_from_slice(&v6.octets());
-        }
-        None => {}
-    }
-}
-
-fn read_slot(slot: &[u8]) -> Option<IpAddr> {
-    match u16::from_be_bytes([slot[0], slot[1]]) {
-        2 => Some(IpAddr::V4(Ipv4Addr::new(slot[4], slot[5], slot[6], slot[7]))),
-        10 | FAMILY_IPV6 => {
-            let octets: [u8; 16] = slot[8..24].try_into().ok()?;
-            Some(IpAddr::V6(Ipv6Addr::from(octets)))
-        }
-        _ => None,
-    }
+/// True if an AUTH reply, which [`read_auth_reply`] has accepted, comes from a daemon of the other
+/// byte order. Fields inside frames that are in host order (USB, NFLOG) are then not in ours.
+#[must_use]
+pub fn auth_reply_is_swapped(payload: &[u8]) -> bool {
+    payload.get(4..8).is_some_and(|magic| *magic == 0xa1b2_c3d4_u32.swap_bytes().to_ne_bytes())
 }
 
 /// OPEN reply.
@@ -466,77 +328,12 @@ impl Sampling {
         reader.take(3, "SETSAMPLING padding")?;
         Ok(Self { method, value: reader.u32("SETSAMPLING value")? })
     }
-}
 
-/// The 20 bytes before each packet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PacketHeader {
-    /// Seconds since the epoch.
-    pub seconds: u32,
-    /// Microseconds.
-    pub micros: u32,
-    /// Bytes that follow.
-    pub caplen: u32,
-    /// Bytes on the wire.
-    pub wire_len: u32,
-    /// Number of the packet, from 1 at each STARTCAP.
-    pub number: u32,
-}
-
-impl PacketHeader {
-    /// The header's bytes.
+    /// The payload.
     #[must_use]
-    pub fn to_bytes(self) -> [u8; PACKET_HEADER_BYTES] {
-        let mut bytes = [0; PACKET_HEADER_BYTES];
-        let fields = [self.seconds, self.micros, self.caplen, self.wire_len, self.number];
-        for (slot, field) in bytes.chunks_exact_mut(4).zip(fields) {
-            slot.copy_from_slice(&field.to_be_bytes());
-        }
-        bytes
-    }
-
-    /// Reads a header.
-    #[must_use]
-    pub fn read(bytes: &[u8; PACKET_HEADER_BYTES]) -> Self {
-        let field = |at: usize| {
-            u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-        };
-        Self {
-            seconds: field(0),
-            micros: field(4),
-            caplen: field(8),
-            wire_len: field(12),
-            number: field(16),
-        }
-    }
-}
-
-/// The 8 bytes before each datagram of the stream encoding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StreamHeader {
-    /// Offset from the datagram's first byte to the first packet header that starts in it;
-    /// [`STREAM_NO_PACKET`] if none does.
-    pub first_header: u16,
-    /// Number of the datagram, from 0 at each STARTCAP.
-    pub sequence: u32,
-}
-
-impl StreamHeader {
-    /// The header's bytes.
-    #[must_use]
-    pub fn to_bytes(self) -> [u8; STREAM_HEADER_BYTES] {
-        let [f0, f1] = self.first_header.to_be_bytes();
-        let [s0, s1, s2, s3] = self.sequence.to_be_bytes();
-        [0, super::MessageType::Stream as u8, f0, f1, s0, s1, s2, s3]
-    }
-
-    /// Reads a header; the caller has seen that the type is [`super::MessageType::Stream`].
-    #[must_use]
-    pub fn read(bytes: [u8; STREAM_HEADER_BYTES]) -> Self {
-        Self {
-            first_header: u16::from_be_bytes([bytes[2], bytes[3]]),
-            sequence: u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
-        }
+    pub fn to_bytes(self) -> [u8; 8] {
+        let [v0, v1, v2, v3] = self.value.to_be_bytes();
+        [self.method, 0, 0, 0, v0, v1, v2, v3]
     }
 }
 
@@ -573,6 +370,25 @@ mod tests {
     }
 
     #[test]
+    fn the_magic_tells_the_daemon_s_byte_order() {
+        let mut swapped = Auth::reply();
+        swapped[4..].reverse();
+        read_auth_reply(&swapped).unwrap();
+        assert!(auth_reply_is_swapped(&swapped));
+        for same in [&Auth::reply()[..], &[], &[0, 0]] {
+            assert!(!auth_reply_is_swapped(same));
+        }
+    }
+
+    #[test]
+    fn sampling_survives_the_wire() {
+        // Not the truncated value 0 that libpcap's client sends.
+        let sampling = Sampling { method: 1, value: 0x0102_0304 };
+        assert_eq!(sampling.to_bytes(), [1, 0, 0, 0, 1, 2, 3, 4]);
+        assert_eq!(Sampling::read(&sampling.to_bytes()), Ok(sampling));
+    }
+
+    #[test]
     fn a_password_is_never_printed() {
         let auth = Auth::read(b"\0\x01\0\0\0\x01\0\x06usecret").unwrap();
         assert!(
@@ -581,44 +397,11 @@ mod tests {
         assert!(!format!("{auth:?}").contains("secret"));
     }
 
-    #[test]
-    fn interfaces_survive_the_wire() {
-        let interfaces = vec![
-            Interface {
-                name: "any-eth".into(),
-                description: "every interface ;preselected".into(),
-                flags: 6,
-                addresses: vec![],
-            },
-            Interface {
-                name: "eth0".into(),
-                description: String::new(),
-                flags: 0x16,
-                addresses: vec![
-                    Address {
-                        address: "10.0.0.1".parse().unwrap(),
-                        netmask: Some("255.255.0.0".parse().unwrap()),
-                    },
-                    Address { address: "fd00::1".parse().unwrap(), netmask: None },
-                ],
-            },
-        ];
-        let mut payload = Vec::new();
-        for interface in &interfaces {
-            let before = payload.len();
-            interface.write(&mut payload);
-            assert_eq!(payload.len() - before, interface.encoded_len());
-        }
-        assert_eq!(Interface::read_all(&payload, 2).unwrap(), interfaces);
-        Interface::read_all(&payload[..payload.len() - 1], 2).unwrap_err();
-    }
-
     proptest! {
         #[test]
-        fn no_payload_panics(bytes in proptest::collection::vec(any::<u8>(), 0..600), count: u16) {
+        fn no_payload_panics(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             let _ = Auth::read(&bytes);
             let _ = read_auth_reply(&bytes);
-            let _ = Interface::read_all(&bytes, count);
             let _ = OpenReply::read(&bytes);
             let _ = StartCapture::read(&bytes);
             let _ = StartCaptureReply::read(&bytes);
