@@ -64,13 +64,14 @@ impl EventLoop {
     /// `stop` ends the run when a byte comes from it. Nothing happens before [`run`](Self::run).
     pub(super) fn new(
         settings: Settings,
-        output: Output,
+        mut output: Output,
         listener: Option<TcpListener>,
         targets: Vec<Target>,
         stop: UnixStream,
     ) -> io::Result<Self> {
         raise_descriptor_limit();
         stop.set_nonblocking(true)?;
+        output.watch(stop.try_clone()?);
         let context = Context::new(settings, Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?, output);
         context.register(&stop, Token::Stop, EpollFlags::EPOLLIN)?;
         if let Some(listener) = &listener {
@@ -179,6 +180,7 @@ impl EventLoop {
         match token {
             Token::Stop => {
                 take_bytes(&mut self.stop);
+                self.context.output.told_to_stop();
                 self.begin_to_end(now);
             }
             Token::Reload => {

@@ -144,6 +144,18 @@ impl Framer {
         Ok(())
     }
 
+    /// Bytes of a PACKET's payload; `None` if more must come first. libpcap's daemon and the
+    /// reference's cut `plen` to 16 bits, so that it says less than there is where a frame has more
+    /// than 65,515 bytes; the packet's own header tells.
+    fn payload_len(&self, plen: u32, rest: &[u8]) -> Option<usize> {
+        let header = PacketHeader::read(rest.first_chunk()?);
+        let whole = u64::from(header.caplen) + PACKET_HEADER_BYTES as u64;
+        let is_cut = u64::from(plen) < whole
+            && u64::from(plen) == whole & 0xffff
+            && header.caplen <= self.snaplen.min(MAX_SNAPLEN);
+        usize::try_from(if is_cut { whole } else { plen.into() }).ok()
+    }
+
     /// Handles the whole messages at the front of `bytes`; the answer is how much that was.
     fn messages(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<usize, OutOfStep> {
         let mut used = 0;
@@ -174,13 +186,11 @@ impl Framer {
             }
             let most =
                 u32::try_from(PACKET_HEADER_BYTES).unwrap_or(0) + MAX_SNAPLEN + Self::TRAILER;
-            let len = usize::try_from(header.payload_len)
-                .ok()
-                .filter(|_| header.payload_len <= most)
-                .ok_or_else(|| {
-                    sink.fault(Fault::PayloadLength);
-                    OutOfStep
-                })?;
+            if header.payload_len > most {
+                sink.fault(Fault::PayloadLength);
+                return Err(OutOfStep);
+            }
+            let Some(len) = self.payload_len(header.payload_len, rest) else { return Ok(used) };
             let Some(payload) = rest.get(..len) else { return Ok(used) };
             match read_packet(payload, self.snaplen) {
                 Ok((header, data)) => sink.packet(header, data),
@@ -283,6 +293,31 @@ pub(super) mod tests {
         assert_eq!(kept.packets[3..], [packet(4, 10)]);
         assert_eq!(kept.faults, [Fault::Type]);
         assert!(framer.held.is_empty());
+    }
+
+    #[test]
+    fn a_plen_that_was_cut_to_16_bits_is_seen_through() {
+        let packets = [packet(1, 65_516), packet(2, 70_000), packet(3, 200_000), packet(4, 60)];
+        let mut bytes = Vec::new();
+        for packet in &packets {
+            let mut message = message(packet);
+            message[4..6].fill(0);
+            bytes.extend(message);
+        }
+        let mut kept = Kept::default();
+        let mut framer = Framer::new(262_144);
+        bytes.chunks(4_001).for_each(|piece| framer.push(piece, &mut kept).unwrap());
+        assert_eq!((kept.packets, kept.faults), (packets.to_vec(), vec![]));
+    }
+
+    #[test]
+    fn a_message_too_short_for_a_packet_is_passed_over() {
+        let mut kept = Kept::default();
+        let mut framer = Framer::new(65_535);
+        let short = [0, 7, 0, 0, 0, 0, 0, 3, 1, 2, 3];
+        let bytes = [&short[..], &message(&packet(1, 60))].concat();
+        framer.push(&bytes, &mut kept).unwrap();
+        assert_eq!((kept.packets, kept.faults), (vec![packet(1, 60)], vec![Fault::PayloadLength]));
     }
 
     #[test]

@@ -115,6 +115,20 @@ fn tshark_and_tcpdump_read_what_was_written() {
     assert_eq!(lines.lines().filter(|line| line.contains("0x88b5")).count(), 8, "{lines}");
 }
 
+#[test]
+fn a_file_without_a_tap_is_readable_too() {
+    if !have(&["tshark", "tcpdump"]) {
+        return;
+    }
+    let sensor = Sensor::start(DataChannel::Udp, None);
+    sensor.stop();
+    let path = sensor.path().to_owned();
+    let (_, result, _directory) = sensor.end_somehow();
+    result.unwrap();
+    assert_eq!(said(Command::new("tshark").args(["-n", "-r"]).arg(&path)), "");
+    assert_eq!(said(Command::new("tcpdump").args(["-n", "-r"]).arg(&path)), "");
+}
+
 /// A program that is ended when its guard is dropped.
 struct Running(Child);
 
