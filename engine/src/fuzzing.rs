@@ -8,7 +8,7 @@
 //! Not part of the program: it exists for tests and under `cfg(fuzzing)`. What a fuzzer found is
 //! a test here, in hexadecimal.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 pub use crate::control::fuzzing::conversation;
 pub use crate::sensor::fuzzing::{daemon, datagram, stream, tcp};
@@ -130,8 +130,10 @@ fn check_cut(frame: &Frame<'_>, headers: &Headers) {
 }
 
 fn check_pipeline(frame: &Frame<'_>) {
-    let table = Table::new(64 << 10, 100_000_000).expect("64 KiB are enough");
-    let mut pipeline = Pipeline::new(Arc::new(table), Fingerprinter::new(1));
+    /// One for all runs: no verdict is foreseen here, only that there is one.
+    static TABLE: LazyLock<Arc<Table>> =
+        LazyLock::new(|| Arc::new(Table::new(1 << 20, 100_000_000).expect("a table of 1 MiB")));
+    let mut pipeline = Pipeline::new(Arc::clone(&TABLE), Fingerprinter::new(1));
     let policy = Policy {
         any_interface: true,
         overlay_ports: vec![4789, 6081],

@@ -13,11 +13,11 @@ use super::reassembly::{HOLD, Reassembler};
 use crate::rpcap::{Filter, PacketHeader, StartCapture};
 
 /// What a daemon says to the sensor's side of the control protocol. The first byte says how pieces
-/// are cut.
+/// are cut, and what the sensor wishes for.
 ///
 /// # Panics
 ///
-/// When what is asked depends on the pieces.
+/// When what is asked depends on the pieces, or is no sequence of whole messages.
 pub fn daemon(data: &[u8]) {
     let Some((how, said)) = data.split_first() else { return };
     let wishes = || Wishes {
@@ -25,14 +25,18 @@ pub fn daemon(data: &[u8]) {
         credentials: (how & 0x40 != 0).then(|| ("u".to_owned(), "p".to_owned())),
         ..Wishes::default()
     };
-    let whole = listen(wishes(), said, said.len().max(1));
-    let pieces = listen(wishes(), said, usize::from(how & 0x3f) + 1);
-    assert_eq!(whole, pieces, "how the bytes are cut must not matter");
+    let piece = usize::from(how & 0x1f) + 1;
+    // A capture begins as soon as it can, which depends on the pieces; or never.
+    let starts = how & 0x20 != 0;
+    let pieces = listen(wishes(), said, piece, starts);
+    if !starts {
+        let whole = listen(wishes(), said, said.len().max(1), starts);
+        assert_eq!(whole, pieces, "how the bytes are cut must not matter");
+    }
 }
 
-/// Events until the end, and what was asked; that is the same for all ways to cut the bytes as
-/// long as the caller acts at once, which for OPEN it does not: so OPEN's is asked at the end.
-fn listen(wishes: Wishes, said: &[u8], piece: usize) -> (Vec<Event>, Vec<u8>, bool) {
+/// Events, what was asked, and whether the daemon was given up.
+fn listen(wishes: Wishes, said: &[u8], piece: usize, starts: bool) -> (Vec<Event>, Vec<u8>, bool) {
     let now = Instant::now();
     let mut client = Client::new(wishes, now);
     let mut events = Vec::new();
@@ -42,24 +46,25 @@ fn listen(wishes: Wishes, said: &[u8], piece: usize) -> (Vec<Event>, Vec<u8>, bo
             failed = true;
             break;
         }
+        if starts {
+            let filter = Filter::default();
+            client.start_capture(
+                now,
+                &StartCapture { snaplen: 9, read_timeout_ms: 1, flags: 2, port: 3, filter },
+            );
+        }
     }
-    if matches!(events.last(), Some(Event::Opened { .. })) {
-        let filter = Filter::default();
-        let request = StartCapture { snaplen: 9, read_timeout_ms: 1, flags: 2, port: 3, filter };
-        client.start_capture(now, &request);
-    }
-    let asked = std::mem::take(client.output());
-    let mut rest = &asked[..];
+    let asked = client.output().clone();
+    // Every state may be overdue, and may be ended.
+    let _failure = client.tick(now + Duration::from_secs(60), &mut Vec::new());
+    client.end(now);
+    client.close();
+    let mut rest = &client.output()[..];
     while !rest.is_empty() {
         let (header, tail) = rest.split_at(8);
         let len = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
         rest = &tail[len as usize..];
     }
-    // Every state may be overdue, and may be ended; the requests are whole all the same.
-    let mut late = Vec::new();
-    let _failure = client.tick(now + Duration::from_secs(60), &mut late);
-    client.end(now);
-    client.close();
     (events, asked, failed)
 }
 
