@@ -21,9 +21,10 @@ const OPEN: &str = "
     C 00 03 0000 00000004 \"eth0\"
     D 00 83 0000 00000008 00000001 00000000
 ";
-/// Snaplen 262144, DGRAM and SERVEROPEN, a filter that accepts everything.
+/// Snaplen 262144, DGRAM and SERVEROPEN, podtap's own flag 8000 (datagrams of any
+/// size are taken), a filter that accepts everything.
 const STARTCAP: &str = "
-    C 00 04 0000 0000001c 00040000 00000064 0006 PORT 0001 0000 00000001 0006 00 00 00040000
+    C 00 04 0000 0000001c 00040000 00000064 8006 PORT 0001 0000 00000001 0006 00 00 00040000
     D 00 84 0000 00000008 00040000 0000 0000
 ";
 const END: &str = "
@@ -266,7 +267,7 @@ mod section_1_6_startcap {
     use super::*;
 
     const ASK: &str =
-        "C 00 04 0000 0000001c 00040000 00000064 0006 PORT 0001 0000 00000001 0006 00 00 00040000";
+        "C 00 04 0000 0000001c 00040000 00000064 8006 PORT 0001 0000 00000001 0006 00 00 00040000";
 
     #[test]
     fn a_refusal_is_said_with_its_code() {
@@ -351,7 +352,7 @@ mod section_1_13_error {
     fn error_9_in_a_capture_ends_it() {
         let mut daemon = Daemon::capturing(&[]);
         daemon.peer.plays("D 00 01 0009 00000019 \"The interface disappeared\"");
-        daemon.sensor.wait_for("ended its capture: error 9, \"The interface disappeared\"");
+        daemon.sensor.wait_for("ended its capture: error 9");
     }
 
     #[test]

@@ -100,7 +100,7 @@ mod section_2_3_tcp {
     fn server_open() -> (SensorRun, Peer, TcpStream) {
         let mut sensor = SensorRun::listening(&["--data", "tcp"]);
         let mut peer = sensor.meet();
-        for script in [AUTH, FINDALLIF, OPEN, &STARTCAP.replace("0006 PORT", "0004 PORT")] {
+        for script in [AUTH, FINDALLIF, OPEN, &STARTCAP.replace("8006 PORT", "0004 PORT")] {
             peer.plays(script);
         }
         let data = TcpStream::connect(("127.0.0.1", peer.port())).expect("it listens");
@@ -191,7 +191,7 @@ mod section_2_2_passive_udp {
     fn to_a_passive_daemon_the_sensor_tells_its_port() {
         let mut sensor = SensorRun::connecting(&[]);
         let mut peer = sensor.meet();
-        for script in [AUTH, FINDALLIF, OPEN, &STARTCAP.replace("0006 PORT", "0002 PORT")] {
+        for script in [AUTH, FINDALLIF, OPEN, &STARTCAP.replace("8006 PORT", "8002 PORT")] {
             peer.plays(script);
         }
         let data = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port of loopback");
