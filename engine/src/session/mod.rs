@@ -245,9 +245,10 @@ impl Sessions {
         self.sensors.clone()
     }
 
-    /// Workers offer frames to `session` from now on; what it shares with others, unless it is
-    /// back after an absence: then when it has settled.
-    pub fn add(&self, session: Arc<Session>) {
+    /// Workers offer frames to `session` as soon as they see the change:
+    /// [`is_seen`](Self::is_seen) with the returned generation tells when all have. What it shares
+    /// with others it gets then, or, if it is back after an absence, when it has settled.
+    pub fn add(&self, session: Arc<Session>) -> u64 {
         if let Some(stats) = self.sensors.get(session.spec.sensor) {
             let counted = Arc::clone(&session);
             stats.begin(session.id, move || (&counted.stats).into());
@@ -255,7 +256,7 @@ impl Sessions {
         self.change("capture started", |membership, list| {
             membership.enter(&session, Instant::now());
             list.push(Arc::clone(&session));
-        });
+        })
     }
 
     /// Takes a session out. Workers flush what they hold for it when they see the change:
@@ -376,7 +377,10 @@ impl Sessions {
         self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_seen(&self, generation: u64) -> bool {
+    /// True once every worker has seen `generation`: its kernel filter lets pass what the sessions
+    /// of that generation want, and its frames are offered to them.
+    #[must_use]
+    pub fn is_seen(&self, generation: u64) -> bool {
         // ORDER: Acquire, pairs with the Release in `mark_seen`: the flush came before it.
         self.seen.iter().all(|seen| seen.load(Ordering::Acquire) >= generation)
     }
