@@ -16,6 +16,8 @@ pub struct SensorTarget {
     pub host: String,
     /// TCP port of its control connection.
     pub port: u16,
+    /// The one interface that it may open, where that is not [`ControlConfig::preselected`].
+    pub interface: Option<String>,
 }
 
 impl std::fmt::Display for SensorTarget {
@@ -23,6 +25,10 @@ impl std::fmt::Display for SensorTarget {
         match self.host.contains(':') {
             true => write!(f, "[{}]:{}", self.host, self.port),
             false => write!(f, "{}:{}", self.host, self.port),
+        }?;
+        match &self.interface {
+            Some(name) => write!(f, "/{name}"),
+            None => Ok(()),
         }
     }
 }
@@ -85,6 +91,14 @@ pub struct ControlConfig {
     pub timing: Timing,
     /// See [`SensorAddresses`].
     pub addresses: SensorAddresses,
+}
+
+impl ControlConfig {
+    /// The one interface that the sensor of this index may open.
+    pub(super) fn preselected_for(&self, sensor: usize) -> Option<&str> {
+        let own = self.sensors.get(sensor).and_then(|target| target.interface.as_deref());
+        own.or(self.preselected.as_deref())
+    }
 }
 
 /// Told each address that a sensor's name led to, before anything is sent there: what goes to and

@@ -111,7 +111,7 @@ impl Connection {
             socket,
             peer,
             sensor,
-            conversation: Conversation::new(cx.config.preselected.clone()),
+            conversation: Conversation::new(cx.config.preselected_for(sensor).map(str::to_owned)),
             inbound: Inbound { buffer: vec![0; INBOUND_BYTES].into(), start: 0, end: 0 },
             is_readable: true,
             is_writable: true,
@@ -281,7 +281,7 @@ impl Connection {
                 Ok(Answer::Authenticated(is_accepted))
             }
             Action::List => {
-                let preselected = cx.config.preselected.as_deref();
+                let preselected = cx.config.preselected_for(self.sensor);
                 Ok(Answer::Interfaces(listing::interfaces(&cx.view.load(), preselected)))
             }
             Action::Open(name) => match listing::contains(&cx.view.load(), &name) {
