@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::classify::{Classifier, Policy};
@@ -178,17 +178,64 @@ fn build(policy: &Policy, view: &View, sensors: &BTreeSet<IpAddr>) -> Classifier
 ///
 /// See [`StartError`]; once it runs, only a signal ends it.
 pub fn run(config: &Config) -> Result<(), StartError> {
+    run_until_signal(config, &[SIGTERM, SIGINT], &mut || Ok::<_, io::Error>(None))
+}
+
+/// As [`run`], and SIGHUP takes over what `reload` returns: sensors, who may connect, and how they
+/// authenticate. `None` changes nothing; an error is logged and changes nothing.
+///
+/// # Errors
+///
+/// See [`run`].
+pub fn run_reloading<E: std::error::Error + 'static>(
+    config: &Config,
+    reload: &mut dyn FnMut() -> Result<Option<Config>, E>,
+) -> Result<(), StartError> {
+    run_until_signal(config, &[SIGTERM, SIGINT, SIGHUP], reload)
+}
+
+fn run_until_signal<E: std::error::Error + 'static>(
+    config: &Config,
+    signals: &[i32],
+    reload: &mut dyn FnMut() -> Result<Option<Config>, E>,
+) -> Result<(), StartError> {
     if config.sensors.is_empty() {
         return Err(StartError::NoSensor);
     }
     let machine = Machine::check(config)?;
     // Before any thread starts, so that every thread leaves the signals to this one.
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(system("catching signals"))?;
+    let mut signals = Signals::new(signals).map_err(system("catching signals"))?;
     let tap = Tap::start(config, machine)?;
-    let signal = signals.forever().next();
-    tracing::info!(?signal, "ending: flushing what is batched");
+    announce(config);
+    for signal in &mut signals {
+        if signal != SIGHUP {
+            tracing::info!(signal, "ending: flushing what is batched");
+            break;
+        }
+        match reload() {
+            Ok(Some(config)) => tap.reconfigure(&config),
+            Ok(None) => tracing::info!("SIGHUP: there is no file to read again"),
+            Err(error) => {
+                let error = crate::error_chain(&error);
+                tracing::error!(error, "SIGHUP: nothing is changed");
+            }
+        }
+    }
     tap.stop();
     Ok(())
+}
+
+/// What the configuration means where that may surprise.
+fn announce(config: &Config) {
+    if config.is_filter_election {
+        tracing::warn!(
+            "the filter says inbound or outbound, so it takes the place of podtap's own election: \
+             packets that it rejects at every point are not reported. Without the filter, podtap's \
+             rule reports every packet once"
+        );
+    } else if config.policy.node_filter.is_some() {
+        tracing::info!("only packets that match the node's filter are reported");
+    }
 }
 
 /// The running parts.

@@ -96,7 +96,6 @@ impl Config {
         let sensors = with("sensor").parse(|text| sensors(text, port))?;
         let podnet = with("podnet").parse(prefixes)?;
         let svcnet = with("svcnet").parse(prefixes)?;
-        refuse_overlap(&with("svcnet"), &svcnet, "PODNET", &podnet)?;
         let opened = |name: &str| check_opened(name, &interfaces);
         let preselected = with("preselect").parse(|text| match text {
             "" => Ok(None),
@@ -113,8 +112,12 @@ impl Config {
             "none" => Ok(Election::None),
             _ => Err(format!("{text:?} is neither source nor none")),
         })?;
+        let election = if is_filter_election { Election::None } else { election };
+        if election == Election::Source {
+            refuse_overlap(&with("svcnet"), &svcnet, "PODNET", &podnet)?;
+        }
         let policy = Policy {
-            election: if is_filter_election { Election::None } else { election },
+            election,
             node_filter,
             svcnet,
             tapped: with("tapped-net").parse(prefixes)?,
