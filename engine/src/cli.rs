@@ -38,7 +38,9 @@ fn command() -> Command {
         .about("Send capture files through the tap's pipeline, to a file or a sensor");
     // Only for the help: its arguments are not read by clap.
     let rpcapd = Command::new("rpcapd")
-        .about("Tap by the command line and file of ExtraHop's rpcapd (rpcapd -h lists its options)")
+        .about(
+            "Tap by the command line and file of ExtraHop's rpcapd (rpcapd -h lists its options)",
+        )
         .disable_help_flag(true);
     Command::new("podtap")
         .version(env!("CARGO_PKG_VERSION"))

@@ -135,13 +135,17 @@ impl Machine {
     }
 }
 
-/// The network, and the sensors' addresses.
-type Inputs = (Arc<View>, BTreeSet<IpAddr>);
+/// What a classifier is made of.
+#[derive(Debug)]
+struct Inputs {
+    policy: Policy,
+    view: Arc<View>,
+    sensors: BTreeSet<IpAddr>,
+}
 
 /// Makes a new classifier when the network or a sensor's address changes.
 #[derive(Clone, Debug)]
 struct Rules {
-    policy: Arc<Policy>,
     inputs: Arc<Mutex<Inputs>>,
     classifier: Shared<Classifier>,
 }
@@ -149,9 +153,9 @@ struct Rules {
 impl Rules {
     fn new(policy: Policy, view: View, sensors: impl IntoIterator<Item = IpAddr>) -> Self {
         let sensors: BTreeSet<IpAddr> = sensors.into_iter().collect();
-        let classifier = Shared::new(build(&policy, &view, &sensors));
-        let inputs = Arc::new(Mutex::new((Arc::new(view), sensors)));
-        Self { policy: Arc::new(policy), inputs, classifier }
+        let inputs = Inputs { policy, view: Arc::new(view), sensors };
+        let classifier = Shared::new(inputs.build());
+        Self { inputs: Arc::new(Mutex::new(inputs)), classifier }
     }
 
     /// `change` returns whether it changed anything.
@@ -160,7 +164,7 @@ impl Rules {
         if !change(&mut inputs) {
             return;
         }
-        self.classifier.replace(build(&self.policy, &inputs.0, &inputs.1));
+        self.classifier.replace(inputs.build());
         drop(inputs);
         for waker in wakers {
             waker.wake();
@@ -168,8 +172,11 @@ impl Rules {
     }
 }
 
-fn build(policy: &Policy, view: &View, sensors: &BTreeSet<IpAddr>) -> Classifier {
-    Classifier::new(policy, view, &sensors.iter().copied().collect::<Vec<_>>())
+impl Inputs {
+    fn build(&self) -> Classifier {
+        let sensors: Vec<IpAddr> = self.sensors.iter().copied().collect();
+        Classifier::new(&self.policy, &self.view, &sensors)
+    }
 }
 
 /// Runs the tap until SIGTERM or SIGINT.
@@ -248,6 +255,7 @@ struct Tap {
     _metrics: Option<Server>,
     stats: Vec<Arc<WorkerStats>>,
     sessions: Arc<Sessions>,
+    rules: Rules,
 }
 
 impl Tap {
@@ -312,7 +320,23 @@ impl Tap {
             _metrics: metrics,
             stats,
             sessions,
+            rules,
         })
+    }
+
+    /// Takes over sensors and rules of access; what a sensor that stays gets goes on undisturbed.
+    fn reconfigure(&self, config: &Config) {
+        // First what must not be captured, then who connects. Addresses of sensors that are left
+        // stay known: their last datagrams may still be on the way, and nothing else is hidden
+        // by them than what looks like RPCAP.
+        let numeric = config.numeric_sensors();
+        let take = |inputs: &mut Inputs| {
+            inputs.sensors.extend(numeric);
+            inputs.policy.control_ports.clone_from(&config.policy.control_ports);
+            true
+        };
+        self.rules.change(take, &self.wakers);
+        self.control.reconfigure(&config.control(SensorAddresses::default()));
     }
 
     fn stop(self) {
@@ -340,8 +364,8 @@ fn follow_network(
 ) -> Result<Monitor, StartError> {
     let (rules, wakers) = (rules.clone(), wakers.to_vec());
     let on_change = move |view: &Arc<View>| {
-        let take = |(known, _sensors): &mut Inputs| {
-            *known = Arc::clone(view);
+        let take = |inputs: &mut Inputs| {
+            inputs.view = Arc::clone(view);
             true
         };
         rules.change(take, &wakers);
@@ -395,7 +419,7 @@ fn start_control(
 ) -> Result<Control, StartError> {
     let (rules, wakers) = (rules.clone(), wakers.to_vec());
     let addresses = SensorAddresses::new(move |address| {
-        rules.change(|(_view, sensors)| sensors.insert(address), &wakers);
+        rules.change(|inputs| inputs.sensors.insert(address), &wakers);
     });
     let control = config.control(addresses);
     let stats = stats.to_vec();

@@ -107,6 +107,9 @@ impl Control {
         Ok(Self { thread: Some(thread), stop, waker, states })
     }
 
+    /// STUB
+    pub fn reconfigure(&self, _config: &ControlConfig) {}
+
     /// Every sensor's status now, in the configuration's order.
     #[must_use]
     pub fn state(&self) -> Vec<SensorStatus> {

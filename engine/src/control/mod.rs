@@ -22,4 +22,6 @@ mod state;
 
 pub use config::{Authenticator, ControlConfig, NullAuth, SensorAddresses, SensorTarget, Timing};
 pub use event_loop::{Control, MAX_SENSORS};
+#[cfg(test)]
+pub(crate) use listing::tests::node as tests_node;
 pub use state::{SensorState, SensorStates, SensorStatus};

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use crate::config::{check_host, unbracketed};
 
 /// `RPCAP_DEFAULT_NETPORT_ACTIVE`.
-pub const DEFAULT_PORT: u16 = 2003;
+pub(super) const DEFAULT_PORT: u16 = 2003;
 
 /// A sensor to connect to, and the interface that it is meant to get.
 #[derive(Clone, Debug, PartialEq, Eq)]

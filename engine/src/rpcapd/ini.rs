@@ -107,7 +107,9 @@ fn short(text: &str) -> String {
 fn shown(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let text = short(text.trim());
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+    text.chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect()
 }
 
 /// The file that says the same, as the reference's `-s` writes it.
@@ -127,7 +129,9 @@ pub fn to_text(sensors: &[ActiveClient], hosts: &[String], null_auth: bool) -> S
         text.push_str(&format!("ActiveClient = {sensor}\n"));
     }
     let null_auth = if null_auth { "YES" } else { "NO" };
-    text.push_str(&format!("\n# Clients without a password: YES or NO\n\nNullAuthPermit = {null_auth}\n"));
+    text.push_str(&format!(
+        "\n# Clients without a password: YES or NO\n\nNullAuthPermit = {null_auth}\n"
+    ));
     text
 }
 
@@ -164,7 +168,10 @@ mod tests {
             ("ActiveClient = 10.0.0.2,\n", "10.0.0.2,2003"),
             ("\u{feff}ActiveClient = a,1", "a,1"),
             ("ActiveClient = a,1,ifname=eth0\n", "a,1,ifname=eth0"),
-            ("ActiveClient = a, 1, ifname = eth0, ifaddr = 10.0.0.0/8", "a,1,ifname=eth0,ifaddr=10.0.0.0/8"),
+            (
+                "ActiveClient = a, 1, ifname = eth0, ifaddr = 10.0.0.0/8",
+                "a,1,ifname=eth0,ifaddr=10.0.0.0/8",
+            ),
             ("ActiveClient = fd00::1,9", "fd00::1,9"),
         ] {
             assert_eq!(sensors(text), [expected], "{text:?}");

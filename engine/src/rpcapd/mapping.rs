@@ -11,7 +11,7 @@
 
 use std::net::IpAddr;
 
-use super::clients::{ActiveClient, active_clients, hosts, DEFAULT_PORT};
+use super::clients::{ActiveClient, DEFAULT_PORT, active_clients, hosts};
 use super::ini::Ini;
 use super::options::{CommandLine, Effect, OPTIONS, UsageError};
 use crate::config::{Origin, Settings, unbracketed};
@@ -121,11 +121,19 @@ impl Invocation {
         if self.active_only && !has_somebody && !is_given("listen") {
             return Err(UsageError::new(
                 'v',
-                format!("active mode only, and no sensor: give -a, or ActiveClient in {}", self.file.as_deref().unwrap_or("a file (-f)")),
+                format!(
+                    "active mode only, and no sensor: give -a, or ActiveClient in {}",
+                    self.file.as_deref().unwrap_or("a file (-f)")
+                ),
             ));
         }
-        if let Some(sensor) = sensors.iter().find(|sensor| self.ipv4_only && sensor.host.contains(':')) {
-            return Err(UsageError::new('4', format!("the sensor {} has an IPv6 address", sensor.host)));
+        if let Some(sensor) =
+            sensors.iter().find(|sensor| self.ipv4_only && sensor.host.contains(':'))
+        {
+            return Err(UsageError::new(
+                '4',
+                format!("the sensor {} has an IPv6 address", sensor.host),
+            ));
         }
 
         let mut pairs = self.plain.clone();
@@ -139,6 +147,7 @@ impl Invocation {
             None => rpcapd("null-auth", "no", "rpcapd without -n"),
         });
         if self.active_only {
+            pairs.retain(|(flag, ..)| *flag != "listen");
             pairs.push(rpcapd("listen", "", "rpcapd -v"));
         } else if !pairs.iter().any(|(flag, ..)| *flag == "listen") {
             let port = match self.ipv4_only {
@@ -169,7 +178,9 @@ impl Invocation {
             let found = links.find(sensor);
             if found.is_none() {
                 let instead = self.interface.as_deref().unwrap_or("whichever it opens");
-                remarks.push(format!("{sensor}: there is no such interface; the sensor gets {instead}"));
+                remarks.push(format!(
+                    "{sensor}: there is no such interface; the sensor gets {instead}"
+                ));
                 if !std::mem::replace(&mut is_listed, true) {
                     remarks.push(format!("the interfaces are {}", links.names().join(", ")));
                 }
@@ -201,9 +212,9 @@ fn plain(line: &CommandLine) -> Result<Vec<Pair>, UsageError> {
     let number = |letter: char| -> Result<Option<u64>, UsageError> {
         let Some(text) = line.value(letter) else { return Ok(None) };
         let number = text.trim().parse();
-        number.map(Some).map_err(|_not_a_number| {
-            UsageError::new(letter, format!("{text:?} is not a number"))
-        })
+        number
+            .map(Some)
+            .map_err(|_not_a_number| UsageError::new(letter, format!("{text:?} is not a number")))
     };
     if let Some(text) = line.value('F') {
         pairs.push(rpcapd("filter", text, "rpcapd -F"));
@@ -267,10 +278,16 @@ fn listen(line: &CommandLine) -> Result<Option<Pair>, UsageError> {
     let address = match address {
         Some(text) => {
             let address: IpAddr = unbracketed(text).parse().map_err(|_not_numeric| {
-                UsageError::new('b', format!("{text:?} is not an address of this machine, as in 10.0.0.1"))
+                UsageError::new(
+                    'b',
+                    format!("{text:?} is not an address of this machine, as in 10.0.0.1"),
+                )
             })?;
             if is_v4 && address.is_ipv6() {
-                return Err(UsageError::new('b', format!("{text} is an IPv6 address, and -4 says IPv4")));
+                return Err(UsageError::new(
+                    'b',
+                    format!("{text} is an IPv6 address, and -4 says IPv4"),
+                ));
             }
             Some(address)
         }
@@ -282,7 +299,9 @@ fn listen(line: &CommandLine) -> Result<Option<Pair>, UsageError> {
         (false, _) => "rpcapd -p",
     };
     Ok(Some(match address {
-        Some(address) => rpcapd("listen", std::net::SocketAddr::new(address, port).to_string(), origin),
+        Some(address) => {
+            rpcapd("listen", std::net::SocketAddr::new(address, port).to_string(), origin)
+        }
         None => rpcapd("listen", port.to_string(), origin),
     }))
 }

@@ -47,30 +47,87 @@ const fn nothing(letter: char, value: &'static str, here: &'static str) -> Optio
 
 /// All of them, in the order of the help.
 pub const OPTIONS: &[OptionRow] = &[
-    works('a', "HOST,PORT", "connect to this sensor (active mode); HOST,PORT,HOST,PORT..., and again; the last PORT may be left out or be DEFAULT: 2003 [--sensor]"),
+    works(
+        'a',
+        "HOST,PORT",
+        "connect to this sensor (active mode); HOST,PORT,HOST,PORT..., and again; the last PORT may be left out or be DEFAULT: 2003 [--sensor]",
+    ),
     works('b', "ADDR", "listen on this address (passive mode) [--listen]"),
     works('p', "PORT", "listen on this port, 2002 if not given [--listen]"),
     works('4', "", "IPv4 only: listen on IPv4, refuse sensors with IPv6 addresses"),
-    works('l', "LIST", "hosts that may connect: addresses, prefixes, names; a list, not a file [--allow-hosts]"),
+    works(
+        'l',
+        "LIST",
+        "hosts that may connect: addresses, prefixes, names; a list, not a file [--allow-hosts]",
+    ),
     works('n', "", "serve clients that authenticate with nothing [--null-auth]"),
     works('v', "", "active mode only: do not listen"),
-    works('i', "NAME", "the interface that sensors are to open, the only one that they may: any-eth or a name [--interface, --preselect]; of a list or a pattern, any-eth stands for all"),
-    works('F', "EXPR", "report only what matches this pcap-filter(7) expression; with inbound or outbound in it, it takes the place of podtap's own election [--filter]"),
-    works('f', "FILE", "read sensors, hosts and null authentication from this file (rpcapd.ini), which replace -a, -l and -n; SIGHUP reads it again"),
+    works(
+        'i',
+        "NAME",
+        "the interface that sensors are to open, the only one that they may: any-eth or a name [--interface, --preselect]; of a list or a pattern, any-eth stands for all",
+    ),
+    works(
+        'F',
+        "EXPR",
+        "report only what matches this pcap-filter(7) expression; with inbound or outbound in it, it takes the place of podtap's own election [--filter]",
+    ),
+    works(
+        'f',
+        "FILE",
+        "read sensors, hosts and null authentication from this file (rpcapd.ini), which replace -a, -l and -n; SIGHUP reads it again",
+    ),
     works('s', "FILE", "write what -a, -l and -n say to this file, and go on"),
-    works('t', "BYTES", "most bytes of a datagram [--datagram-bytes]; 0 is one packet a datagram [--encoding plain]"),
-    works('c', "CPUS", "single, one CPU or two: so many workers [--workers]; which CPUs is not chosen"),
-    works('z', "BYTES", "memory of the capture rings, of all workers together [--ring-memory]; added to -m"),
-    works('m', "MB", "memory between the reference's two threads, which are one here: added to -z [--ring-memory]"),
+    works(
+        't',
+        "BYTES",
+        "most bytes of a datagram [--datagram-bytes]; 0 is one packet a datagram [--encoding plain]",
+    ),
+    works(
+        'c',
+        "CPUS",
+        "single, one CPU or two: so many workers [--workers]; which CPUs is not chosen",
+    ),
+    works(
+        'z',
+        "BYTES",
+        "memory of the capture rings, of all workers together [--ring-memory]; added to -m",
+    ),
+    works(
+        'm',
+        "MB",
+        "memory between the reference's two threads, which are one here: added to -z [--ring-memory]",
+    ),
     works('D', "", "log more (as PODTAP_LOG=info,engine=debug)"),
-    nothing('d', "", "podtap stays in the foreground: the service manager (kubelet, systemd) is what makes it a daemon"),
+    nothing(
+        'd',
+        "",
+        "podtap stays in the foreground: the service manager (kubelet, systemd) is what makes it a daemon",
+    ),
     nothing('e', "A,B", "nice values are not set: the reference's two threads are one here"),
-    nothing('g', "", "data sockets never block: what a full socket does not take is counted as dropped"),
-    nothing('k', "N", "packets between the reference's two threads are not counted: they are one here"),
+    nothing(
+        'g',
+        "",
+        "data sockets never block: what a full socket does not take is counted as dropped",
+    ),
+    nothing(
+        'k',
+        "N",
+        "packets between the reference's two threads are not counted: they are one here",
+    ),
     nothing('u', "BYTES", "the send buffer is as large as the system allows, 8 MiB at most"),
-    nothing('S', "", "statistics are on /metrics (--metrics), and the sensor's are answered; nothing is logged"),
+    nothing(
+        'S',
+        "",
+        "statistics are on /metrics (--metrics), and the sensor's are answered; nothing is logged",
+    ),
     nothing('L', "", "the log goes to standard error, where the service manager collects it"),
-    OptionRow { letter: 'y', value: "", effect: Effect::Refused, here: "there is no dry run: `podtap check` tries the settings, `podtap replay` sends files through the same pipeline" },
+    OptionRow {
+        letter: 'y',
+        value: "",
+        effect: Effect::Refused,
+        here: "there is no dry run: `podtap check` tries the settings, `podtap replay` sends files through the same pipeline",
+    },
     works('h', "", "print this and exit"),
 ];
 
@@ -173,9 +230,8 @@ impl CommandLine {
     /// What is to be said of options that change nothing, once each.
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
-        let idle = OPTIONS
-            .iter()
-            .filter(|row| row.effect == Effect::Nothing && self.has(row.letter));
+        let idle =
+            OPTIONS.iter().filter(|row| row.effect == Effect::Nothing && self.has(row.letter));
         idle.map(|row| format!("-{} has no effect here: {}", row.letter, row.here)).collect()
     }
 }
@@ -296,6 +352,11 @@ mod tests {
     fn an_option_without_effect_is_remarked_upon_once() {
         let remarks = parse(&["-S", "-vS", "-u", "9", "-e1,2"]).unwrap().remarks();
         assert_eq!(remarks.len(), 3);
-        assert!(remarks.iter().any(|remark| remark.starts_with("-S has no effect here: statistics are on /metrics")));
+        assert!(
+            remarks
+                .iter()
+                .any(|remark| remark
+                    .starts_with("-S has no effect here: statistics are on /metrics"))
+        );
     }
 }

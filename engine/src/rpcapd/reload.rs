@@ -8,7 +8,6 @@
 //! Only what the file can say is taken over: sensors, hosts, null authentication. The rest is the
 //! command line's, which a signal does not change.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 
 use super::{Invocation, RpcapdError, load};
@@ -83,10 +82,4 @@ impl Reloader {
         self.current = config.clone();
         Ok(Some(config))
     }
-}
-
-/// The ports of a list of sensors, each once.
-#[must_use]
-pub fn control_ports(sensors: &[SensorTarget]) -> BTreeSet<u16> {
-    sensors.iter().map(|sensor| sensor.port).collect()
 }
