@@ -4,9 +4,15 @@
 //! "inbound and tcp[0:2] < tcp[2:2]" --libpcap, EN10MB--> instructions --bpf::verify--> Program
 //! ```
 
-use crate::bpf::Program;
+use crate::bpf::{MAX_INSTRUCTIONS, Program};
 use crate::rpcap::{DLT_EN10MB, MAX_SNAPLEN};
 use crate::sys::libpcap;
+
+/// libpcap's time grows with the square of the text (some seconds for this much), and its
+/// optimizer's with more than that: longer filters would end in too many instructions in any case.
+const MOST_TEXT: usize = 24 * 1024;
+/// See [`MOST_TEXT`]. The reference's filter for 480 prefixes has 6,100 before the optimizer.
+const MOST_UNOPTIMIZED: usize = 2 * MAX_INSTRUCTIONS;
 
 /// `None` for no text.
 pub(super) fn compile(text: &str) -> Result<Option<Program>, String> {
@@ -20,9 +26,22 @@ pub(super) fn compile(text: &str) -> Result<Option<Program>, String> {
                     filtered, so match on what the tag encloses"
             .into());
     }
-    let instructions =
-        libpcap::compile(text, DLT_EN10MB, MAX_SNAPLEN, true, libpcap::NETMASK_UNKNOWN)
-            .map_err(|error| format!("{:?}: {error}", shortened(text)))?;
+    if text.len() > MOST_TEXT {
+        return Err(format!("{} bytes of text, at most {MOST_TEXT}", text.len()));
+    }
+    let with = |optimize: bool| {
+        libpcap::compile(text, DLT_EN10MB, MAX_SNAPLEN, optimize, libpcap::NETMASK_UNKNOWN)
+            .map_err(|error| format!("{:?}: {error}", shortened(text)))
+    };
+    let plain = with(false)?.len();
+    if plain > MOST_UNOPTIMIZED {
+        return Err(format!(
+            "{:?} compiles to {plain} instructions, which are too many to be made \
+             {MAX_INSTRUCTIONS}",
+            shortened(text)
+        ));
+    }
+    let instructions = with(true)?;
     let program = Program::new(&instructions).map_err(|error| {
         format!("{:?} compiles to {} instructions: {error}", shortened(text), instructions.len())
     })?;
