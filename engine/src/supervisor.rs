@@ -10,7 +10,7 @@
 //! down (`panic = "abort"`): a DaemonSet restarts, while a half-dead capture would not show. Nothing
 //! outlives the process: sockets, rings and threads are all that it has in the kernel.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,9 +20,9 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::classify::{Classifier, Policy};
+use crate::classify::{Classifier, OwnFlow, Policy};
 use crate::config::Config;
-use crate::control::{self, Control, SensorAddresses};
+use crate::control::{self, Control, NullAuth, OwnFlows, SensorAddresses};
 use crate::dedup::{Fingerprinter, Table};
 use crate::net::{InterfaceSelection, Monitor, RoleOverrides, View};
 use crate::pipeline::Pipeline;
@@ -46,7 +46,9 @@ const CLOSING: Duration = Duration::from_millis(500);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// There is nobody to send to.
-    #[error("no sensor: give --sensor (or EXTRAHOP_SENSOR_IP) an address")]
+    #[error(
+        "no sensor: give --sensor (or EXTRAHOP_SENSOR_IP) an address, or --listen one for clients to connect to"
+    )]
     NoSensor,
     /// A capability is missing.
     #[error(
@@ -140,10 +142,13 @@ impl Machine {
 struct Inputs {
     policy: Policy,
     view: Arc<View>,
+    /// Addresses of the sensors.
     sensors: BTreeSet<IpAddr>,
+    /// Connections with clients, and how many captures each serves.
+    flows: BTreeMap<OwnFlow, usize>,
 }
 
-/// Makes a new classifier when the network or a sensor's address changes.
+/// Makes a new classifier when one of the inputs changes.
 #[derive(Clone, Debug)]
 struct Rules {
     inputs: Arc<Mutex<Inputs>>,
@@ -152,8 +157,8 @@ struct Rules {
 
 impl Rules {
     fn new(policy: Policy, view: View, sensors: impl IntoIterator<Item = IpAddr>) -> Self {
-        let sensors: BTreeSet<IpAddr> = sensors.into_iter().collect();
-        let inputs = Inputs { policy, view: Arc::new(view), sensors };
+        let sensors = sensors.into_iter().collect();
+        let inputs = Inputs { policy, view: Arc::new(view), sensors, flows: BTreeMap::new() };
         let classifier = Shared::new(inputs.build());
         Self { inputs: Arc::new(Mutex::new(inputs)), classifier }
     }
@@ -174,8 +179,21 @@ impl Rules {
 
 impl Inputs {
     fn build(&self) -> Classifier {
-        let sensors: Vec<IpAddr> = self.sensors.iter().copied().collect();
-        Classifier::new(&self.policy, &self.view, &sensors)
+        let Self { policy, view, sensors, flows } = self;
+        let sensors: Vec<_> = sensors.iter().copied().collect();
+        Classifier::new(policy, view, &sensors).without(flows.keys().copied())
+    }
+}
+
+/// A flow begins, or ends; true if there was none before, or is none any more.
+fn count_flow(flows: &mut BTreeMap<OwnFlow, usize>, flow: OwnFlow, begins: bool) -> bool {
+    let before = flows.get(&flow).copied().unwrap_or(0);
+    match if begins { before + 1 } else { before.saturating_sub(1) } {
+        0 => flows.remove(&flow).is_some(),
+        count => {
+            flows.insert(flow, count);
+            before == 0
+        }
     }
 }
 
@@ -206,7 +224,7 @@ fn run_until_signal<E: std::error::Error + 'static>(
     signals: &[i32],
     reload: &mut dyn FnMut() -> Result<Option<Config>, E>,
 ) -> Result<(), StartError> {
-    if config.sensors.is_empty() {
+    if config.sensors.is_empty() && config.listen.is_empty() {
         return Err(StartError::NoSensor);
     }
     let machine = Machine::check(config)?;
@@ -270,8 +288,9 @@ impl Tap {
             .map(|_| Waker::new())
             .collect::<io::Result<Vec<_>>>()
             .map_err(system("creating an eventfd"))?;
-        let sensors =
-            config.sensors.iter().map(|target| Arc::new(SensorStats::new(target.to_string())));
+        let clients = (!config.listen.is_empty()).then(|| control::CLIENTS.to_owned());
+        let labels = config.sensors.iter().map(ToString::to_string).chain(clients);
+        let sensors = labels.map(|label| Arc::new(SensorStats::new(label)));
         let sessions = Sessions::counting(wakers.clone(), sensors.collect());
         let rules = Rules::new(config.policy.clone(), view, config.numeric_sensors());
         let monitor = follow_network(config.interfaces.clone(), &rules, &wakers)?;
@@ -300,7 +319,7 @@ impl Tap {
         }
         let control = start_control(config, &sessions, &monitor, &rules, &wakers, &stats)?;
         let metrics = config.metrics.map(|address| {
-            Server::start(address, exported(&sessions, &stats, histograms, &control))
+            Server::start(address, exported(config, &sessions, &stats, histograms, &control))
         });
         let metrics = metrics
             .transpose()
@@ -336,7 +355,7 @@ impl Tap {
             true
         };
         self.rules.change(take, &self.wakers);
-        self.control.reconfigure(&config.control(SensorAddresses::default()));
+        self.control.reconfigure(config.control(SensorAddresses::default()));
     }
 
     fn stop(self) {
@@ -417,11 +436,25 @@ fn start_control(
     wakers: &[Waker],
     stats: &[Arc<WorkerStats>],
 ) -> Result<Control, StartError> {
-    let (rules, wakers) = (rules.clone(), wakers.to_vec());
+    if !config.listen.is_empty()
+        && config.access.passwords.is_empty()
+        && config.access.null != NullAuth::Everybody
+    {
+        tracing::warn!(
+            "no client of --listen can authenticate: give --password-file, PODTAP_PASSWORD or --null-auth"
+        );
+    }
+    let told = (rules.clone(), wakers.to_vec());
     let addresses = SensorAddresses::new(move |address| {
-        rules.change(|inputs| inputs.sensors.insert(address), &wakers);
+        let (rules, wakers) = &told;
+        rules.change(|inputs| inputs.sensors.insert(address), wakers);
     });
-    let control = config.control(addresses);
+    let told = (rules.clone(), wakers.to_vec());
+    let flows = OwnFlows::new(move |flow, begins| {
+        let (rules, wakers) = &told;
+        rules.change(|inputs| count_flow(&mut inputs.flows, flow, begins), wakers);
+    });
+    let control = control::ControlConfig { flows, ..config.control(addresses) };
     let stats = stats.to_vec();
     let capture_stats = move || capture_stats(&stats);
     Control::start(control, Arc::clone(sessions), monitor.view.clone(), capture_stats)
@@ -429,6 +462,7 @@ fn start_control(
 }
 
 fn exported(
+    config: &Config,
     sessions: &Arc<Sessions>,
     workers: &[Arc<WorkerStats>],
     histograms: Vec<SharedHistograms>,
@@ -448,9 +482,13 @@ fn exported(
         }
         sensors
     };
+    // Clients come when they like: who only listens is ready for them now.
+    let waits_for_sensors = !config.sensors.is_empty();
     let readiness = move || {
         // Rings are open, or the process would not run; a sensor must want the frames.
-        match ready.load().iter().any(|status| status.state == control::SensorState::Capturing) {
+        let is_capturing =
+            |status: &control::SensorStatus| status.state == control::SensorState::Capturing;
+        match !waits_for_sensors || ready.load().iter().any(is_capturing) {
             true => Ok(()),
             false => Err("no sensor has started a capture".to_owned()),
         }
@@ -458,6 +496,7 @@ fn exported(
     Exported {
         workers: workers.to_vec(),
         histograms,
+        control: control.stats(),
         sensors: Box::new(sensors),
         readiness: Box::new(readiness),
         build: BuildInfo {
@@ -478,5 +517,22 @@ fn capture_stats(stats: &[Arc<WorkerStats>]) -> Stats {
         interface_dropped: 0,
         kernel_dropped: sum(|stats| stats.ring_dropped.get()),
         sent: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_is_excluded_until_the_last_capture_that_uses_it_ends() {
+        let mut flows = BTreeMap::new();
+        let flow = OwnFlow { peer: [10, 0, 0, 1].into(), peer_port: 4000, tcp_port: None };
+        let seen: Vec<_> = [true, true, false, true, false, false, false]
+            .map(|begins| (count_flow(&mut flows, flow, begins), flows.len()))
+            .into();
+        let expected =
+            [(true, 1), (false, 1), (false, 1), (false, 1), (false, 1), (true, 0), (false, 0)];
+        assert_eq!(seen, expected);
     }
 }

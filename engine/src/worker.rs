@@ -233,7 +233,7 @@ impl Worker {
     }
 
     fn keep_house<S: Source>(&mut self, source: &mut S, at_once: bool) {
-        let Context { stats, histograms, .. } = &mut self.context;
+        let Context { stats, histograms, sessions, .. } = &mut self.context;
         stats.batches.add(1);
         let now = Instant::now();
         histograms.publish(now);
@@ -241,6 +241,11 @@ impl Worker {
             return;
         }
         self.housekept = now;
+        // What waits for a client goes on, and paths are looked at, without traffic too.
+        for outlet in &self.outlets {
+            outlet.packer.session().pump();
+        }
+        sessions.tend();
         match source.stats() {
             Ok(seen) => {
                 stats.ring_seen.set(seen.seen);

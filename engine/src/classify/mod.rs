@@ -12,6 +12,7 @@
 //! doubt passes: the dedup table comes next, and a duplicate is better than a loss.
 
 mod filter;
+mod own;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -25,6 +26,8 @@ use crate::net::{Role, View};
 use crate::rpcap::MessageType;
 use crate::stats::DropReason;
 use crate::wire::{Address, Headers, PrefixSet, protocol};
+
+pub use own::OwnFlow;
 
 /// Who reports a packet that several nodes or points see.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,6 +91,7 @@ pub struct Classifier {
     tapped: PrefixSet,
     untapped: PrefixSet,
     sensors: PrefixSet,
+    flows: own::OwnFlows,
     control_ports: Vec<u16>,
     overlay_ports: Vec<u16>,
     has_ipip: bool,
@@ -125,11 +129,18 @@ impl Classifier {
             tapped: PrefixSet::new(policy.tapped.iter().copied()),
             untapped: PrefixSet::new(policy.untapped.iter().copied()),
             sensors: PrefixSet::of_hosts(sensors.iter().copied()),
+            flows: own::OwnFlows::default(),
             control_ports: policy.control_ports.clone(),
             overlay_ports,
             has_ipip: has(&IP_OVERLAYS),
             node_filter: policy.node_filter.clone(),
         }
+    }
+
+    /// The same, with connections of the tap's that must not be captured.
+    #[must_use]
+    pub fn without(self, flows: impl IntoIterator<Item = OwnFlow>) -> Self {
+        Self { flows: own::OwnFlows::new(flows), ..self }
     }
 
     /// Decides about a frame.
@@ -139,7 +150,7 @@ impl Classifier {
     /// Why it is not this node's, or nobody's, to report.
     pub fn classify(&self, frame: &Frame<'_>, headers: &Headers) -> Result<Scope, DropReason> {
         let place = self.place(frame.point).ok_or(DropReason::Interface)?;
-        if self.is_own_traffic(frame.data, headers) {
+        if self.is_own_traffic(frame.data, headers) || self.flows.contain(headers, &self.own) {
             return Err(DropReason::OwnTraffic);
         }
         let inbound = frame.point.direction == Direction::In;

@@ -169,6 +169,40 @@ fn the_taps_own_traffic_is_nobodys() {
 }
 
 #[test]
+fn a_clients_own_connections_are_left_out_and_nothing_else_of_its_host() {
+    // The client runs in a pod of this node, where a loss would hurt most.
+    let client = "10.0.1.101";
+    let flow = |peer_port, tcp_port| OwnFlow { peer: client.parse().unwrap(), peer_port, tcp_port };
+    let flows = [flow(40_000, Some(2002)), flow(5000, None)];
+    let c = classifier().without(flows);
+    let node = "10.0.1.10";
+    for ours in [
+        tcp(client, node, (40_000, 2002)),
+        tcp(node, client, (2002, 40_000)),
+        udp(node, client, (33_333, 5000), &[1, 2]),
+    ] {
+        for (point, direction) in [(POD, In), (POD, Out)] {
+            assert_eq!(ask(&c, &at(&ours, point, direction)), Err(DropReason::OwnTraffic));
+        }
+        ask(&classifier(), &at(&ours, POD, Out)).unwrap();
+    }
+    let mut tail = udp(node, client, (33_333, 5000), &[0; 64]);
+    tail[14 + 7] = 100;
+    assert_eq!(ask(&c, &at(&tail, POD, Out)), Err(DropReason::OwnTraffic));
+    for foreign in [
+        tcp(client, node, (40_001, 2002)),
+        tcp(client, node, (40_000, 2003)),
+        tcp("10.0.1.102", node, (40_000, 2002)),
+        tcp(client, "10.0.1.102", (40_000, 2002)),
+        udp(client, node, (5000, 33_333), &[0, 7]),
+        udp("10.0.1.102", client, (33_333, 5000), &[0, 7]),
+        udp(node, client, (33_333, 5001), &[0, 7]),
+    ] {
+        ask(&c, &at(&foreign, POD, In)).unwrap();
+    }
+}
+
+#[test]
 fn overlays_are_dropped_only_where_something_unpacks_them() {
     let outer = udp("10.0.1.10", "10.0.2.10", (5555, 4789), b"vxlan");
     assert!(ask(&classifier(), &at(&outer, UPLINK, Out)).is_ok(), "no vxlan device here");

@@ -9,6 +9,7 @@
 //! [`Config`]; none sees a flag.
 
 mod filter;
+mod passive;
 mod sensors;
 mod settings;
 mod values;
@@ -23,7 +24,10 @@ pub use values::parse_bytes;
 
 use crate::bpf::Program;
 use crate::classify::{Election, Policy};
-use crate::control::{ControlConfig, SensorAddresses, SensorTarget, Timing};
+use crate::control::{
+    Access, AllowedHosts, ControlConfig, ListenAddress, OwnFlows, SensorAddresses, SensorTarget,
+    Timing,
+};
 use crate::dedup;
 use crate::net::InterfaceSelection;
 use crate::rpcap::{ANY_ETH, MAX_SNAPLEN, MAX_UDP_PAYLOAD};
@@ -49,6 +53,14 @@ pub struct Config {
     pub interfaces: InterfaceSelection,
     /// `--sensor` with `--port`.
     pub sensors: Vec<SensorTarget>,
+    /// `--listen`.
+    pub listen: Vec<ListenAddress>,
+    /// `--allow-hosts`.
+    pub allowed_hosts: AllowedHosts,
+    /// `--null-auth`, `--password-file`, `PODTAP_PASSWORD`.
+    pub access: Access,
+    /// `--allow-promisc`.
+    pub allow_promisc: bool,
     /// `--podnet`: the pods' prefixes. The reference's election needs them; the default one does not.
     pub podnet: Vec<IpNet>,
     /// `--svcnet`, `--tapped-net`, `--untapped-net`, `--election`, `--filter`.
@@ -59,8 +71,8 @@ pub struct Config {
     pub preselected: Option<String>,
     /// `--encoding`.
     pub encoding: Encoding,
-    /// `--datagram-bytes`.
-    pub datagram_bytes: usize,
+    /// `--datagram-bytes`; `None` is what the path to the sensor takes.
+    pub datagram_bytes: Option<usize>,
     /// `--flush-us`, as ns.
     pub flush_ns: u64,
     /// `--dedup-window-ms`, as ns.
@@ -138,6 +150,10 @@ impl Config {
         Ok(Self {
             interfaces,
             sensors,
+            listen: with("listen").parse(passive::listeners)?,
+            allowed_hosts: with("allow-hosts").parse(passive::allowed_hosts)?,
+            access: access(settings)?,
+            allow_promisc: with("allow-promisc").parse(passive::switch)?,
             podnet,
             policy,
             is_filter_election,
@@ -147,8 +163,10 @@ impl Config {
                 "plain" => Ok(Encoding::Plain),
                 _ => Err(format!("{text:?} is neither stream nor plain")),
             })?,
-            datagram_bytes: with("datagram-bytes")
-                .parse(|text| number(text, MIN_DATAGRAM..=MAX_UDP_PAYLOAD))?,
+            datagram_bytes: with("datagram-bytes").parse(|text| match text {
+                "auto" => Ok(None),
+                _ => number(text, MIN_DATAGRAM..=MAX_UDP_PAYLOAD).map(Some),
+            })?,
             flush_ns: with("flush-us").parse(|text| number(text, 1..=10_000_000u64))? * 1000,
             dedup_window_ns: with("dedup-window-ms").parse(|text| number(text, 1..=60_000u64))?
                 * 1_000_000,
@@ -182,10 +200,14 @@ impl Config {
             encoding: self.encoding,
             datagram_bytes: self.datagram_bytes,
             snaplen: self.snaplen,
-            null_auth: true,
+            listen: self.listen.clone(),
+            allowed_hosts: self.allowed_hosts.clone(),
+            access: self.access.clone(),
+            allow_promisc: self.allow_promisc,
             preselected: self.preselected.clone(),
             timing: Timing::default(),
             addresses,
+            flows: OwnFlows::default(),
         }
     }
 
@@ -194,6 +216,21 @@ impl Config {
     pub fn numeric_sensors(&self) -> Vec<IpAddr> {
         self.sensors.iter().filter_map(|sensor| sensor.host.parse().ok()).collect()
     }
+}
+
+/// The accounts of the file and of the variable, and who needs none.
+fn access(settings: &Settings) -> Result<Access, ConfigError> {
+    let with = |flag: &'static str| Field { settings, flag };
+    let mut access = Access {
+        null: with("null-auth").parse(passive::null_auth)?,
+        passwords: with("password-file").parse(passive::password_file)?,
+    };
+    if let Some(password) = settings.password() {
+        let setting = passive::PASSWORD_VARIABLE.to_owned();
+        let error = |reason| ConfigError { setting, reason };
+        access.passwords.add(None, password).map_err(error)?;
+    }
+    Ok(access)
 }
 
 struct Field<'a> {
@@ -253,10 +290,28 @@ mod tests {
     fn the_defaults_are_what_the_contract_says() {
         let config = config(&[]).unwrap();
         assert!(config.interfaces.is_any() && config.policy.any_interface);
-        assert_eq!((config.datagram_bytes, config.flush_ns), (1472, 1_000_000));
+        assert_eq!((config.datagram_bytes, config.flush_ns), (None, 1_000_000));
         assert_eq!((config.dedup_window_ns, config.workers), (100_000_000, None));
         assert_eq!((config.encoding, config.policy.election), (Encoding::Stream, Election::Source));
         assert!(config.sensors.is_empty() && config.metrics.is_none());
+    }
+
+    #[test]
+    fn passwords_come_from_a_file_and_from_a_variable_that_is_never_shown() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "ann:hidden-1\n").unwrap();
+        let args = ["--password-file", file.path().to_str().unwrap(), "--null-auth", "--listen=99"];
+        let settings = Settings::from_parts(
+            &args,
+            &[("PODTAP_PASSWORD", "hidden:2"), ("PODTAP_ALLOW_PROMISC", "1")],
+        )
+        .unwrap();
+        let config = Config::new(&settings).unwrap();
+        assert_eq!(format!("{:?}", config.access.passwords), "2 accounts");
+        assert_eq!(config.access.null, crate::control::NullAuth::Everybody);
+        assert!(config.allow_promisc && config.listen[0].port == 99);
+        let shown = format!("{}{config:?}{settings:?}", settings.to_text());
+        assert!(!shown.contains("hidden"), "{shown}");
     }
 
     #[test]
@@ -289,6 +344,10 @@ mod tests {
                 &["--podnet", "10.0.0.0/8", "--svcnet", "10.9.0.0/16"],
                 "--svcnet: 10.9.0.0/16 overlaps PODNET 10.0.0.0/8",
             ),
+            (&["--listen", "host"], "--listen: \"host\" is neither ADDR:PORT"),
+            (&["--allow-hosts", "10.0.0.300"], "--allow-hosts: \"10.0.0.300\" is neither"),
+            (&["--null-auth=perhaps"], "--null-auth: \"perhaps\" is neither yes nor no"),
+            (&["--password-file", "/no/such"], "--password-file: cannot read \"/no/such\""),
             (&["--port", "0"], "--port: \"0\" is not a number from 1 to 65535"),
             (&["--sensor", "10.0.0.300"], "--sensor: \"10.0.0.300\" is neither"),
             (&["--sensor", "a b"], "--sensor: \"a b\" is neither"),

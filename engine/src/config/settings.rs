@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use super::passive::PASSWORD_VARIABLE;
+
 /// A setting that takes a value.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
@@ -13,6 +15,8 @@ pub struct Setting {
     pub reference: Option<&'static str>,
     /// Used when nothing else is given.
     pub default: &'static str,
+    /// The flag alone means yes.
+    pub is_switch: bool,
     /// One sentence.
     pub help: &'static str,
 }
@@ -31,7 +35,12 @@ const fn setting(
     default: &'static str,
     help: &'static str,
 ) -> Setting {
-    Setting { flag, value, reference: None, default, help }
+    Setting { flag, value, reference: None, default, is_switch: false, help }
+}
+
+/// A flag that needs no value; `--flag=no` says the contrary.
+const fn switch(flag: &'static str, help: &'static str) -> Setting {
+    Setting { is_switch: true, ..setting(flag, "yes|no", "", help) }
 }
 
 const fn with_reference(setting: Setting, reference: &'static str) -> Setting {
@@ -52,6 +61,32 @@ pub const SETTINGS: &[Setting] = &[
     with_reference(
         setting("port", "N", "2003", "TCP port of the sensors' control connection"),
         "RPCAPD_TARGET_PORT",
+    ),
+    setting(
+        "listen",
+        "LIST",
+        "",
+        "Listen for clients (passive mode) here: ADDR:PORT, or only one of them; the port is 2002 if none is given",
+    ),
+    setting(
+        "allow-hosts",
+        "LIST",
+        "",
+        "Hosts that may connect to --listen: addresses, prefixes, names; without, all that authenticate",
+    ),
+    switch(
+        "null-auth",
+        "Serve peers that authenticate with nothing; if not given, only the sensors of --sensor may, and they not once there is a password",
+    ),
+    setting(
+        "password-file",
+        "FILE",
+        "",
+        "Who may use the tap: lines of USER:PASSWORD, or of a password for any user; PODTAP_PASSWORD holds one for any user",
+    ),
+    switch(
+        "allow-promisc",
+        "Put interfaces into promiscuous mode while a capture that asks for it runs",
     ),
     with_reference(
         setting(
@@ -104,7 +139,12 @@ pub const SETTINGS: &[Setting] = &[
         "stream",
         "UDP form: stream (many packets a datagram, type 110) or plain (one packet a datagram, type 7)",
     ),
-    setting("datagram-bytes", "N", "1472", "Most bytes of UDP payload a datagram, stream form"),
+    setting(
+        "datagram-bytes",
+        "N",
+        "auto",
+        "Most bytes of UDP payload a datagram; auto is what the path takes unfragmented (1472 at most if the sensor is not known to take more), while plain datagrams are as large as their frame and may be fragmented; with N, plain frames are cut to fit",
+    ),
     setting("flush-us", "N", "1000", "Longest time that a partial datagram waits, microseconds"),
     setting(
         "dedup-window-ms",
@@ -155,7 +195,21 @@ pub enum Origin {
 
 /// The text of every setting, and where it came from.
 #[derive(Clone, Debug)]
-pub struct Settings(Vec<(&'static Setting, String, Origin)>);
+pub struct Settings {
+    entries: Vec<(&'static Setting, String, Origin)>,
+    /// Of the one variable that has no flag.
+    password: Option<Secret>,
+}
+
+/// A text that is not to be printed.
+#[derive(Clone)]
+pub(super) struct Secret(pub(super) String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
 
 impl Settings {
     /// Adds the flags to a command.
@@ -170,13 +224,14 @@ impl Settings {
                 "" => String::new(),
                 default => format!(" [default: {default}]"),
             };
-            command.arg(
-                clap::Arg::new(setting.flag)
-                    .long(setting.flag)
-                    .value_name(setting.value)
-                    .allow_hyphen_values(true)
-                    .help(format!("{} [env: {variables}]{default}", setting.help)),
-            )
+            let arg = clap::Arg::new(setting.flag)
+                .long(setting.flag)
+                .value_name(setting.value)
+                .help(format!("{} [env: {variables}]{default}", setting.help));
+            command.arg(match setting.is_switch {
+                true => arg.num_args(0..=1).require_equals(true).default_missing_value("yes"),
+                false => arg.allow_hyphen_values(true),
+            })
         })
     }
 
@@ -223,11 +278,18 @@ impl Settings {
             }
             resolved.push(found.unwrap_or((setting, setting.default.into(), Origin::Default)));
         }
-        Ok(Self(resolved))
+        let password = match variable(PASSWORD_VARIABLE).filter(|value| !value.is_empty()) {
+            Some(value) => Some(value.into_string().map_err(|_not_utf8| super::ConfigError {
+                setting: PASSWORD_VARIABLE.into(),
+                reason: "the value is not UTF-8".into(),
+            })?),
+            None => None,
+        };
+        Ok(Self { entries: resolved, password: password.map(Secret) })
     }
 
     fn entry(&self, flag: &str) -> &(&'static Setting, String, Origin) {
-        self.0
+        self.entries
             .iter()
             .find(|(setting, ..)| setting.flag == flag)
             .expect("the caller names a flag of the table")
@@ -243,6 +305,11 @@ impl Settings {
         self.entry(flag).1.trim()
     }
 
+    /// The password for any user, if there is one.
+    pub(super) fn password(&self) -> Option<&str> {
+        self.password.as_ref().map(|Secret(text)| text.as_str())
+    }
+
     /// How to call a setting in an error: the flag, or the variable that it came from.
     pub(super) fn named(&self, flag: &str) -> String {
         match &self.entry(flag).2 {
@@ -255,7 +322,7 @@ impl Settings {
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = String::new();
-        for (setting, value, origin) in &self.0 {
+        for (setting, value, origin) in &self.entries {
             let origin = match origin {
                 Origin::Flag => "command line".into(),
                 Origin::Variable(name) => format!("environment, {name}"),

@@ -46,7 +46,8 @@ pub(super) fn prefixes(text: &str) -> Result<Vec<IpNet>, String> {
     list(text).map(prefix).collect()
 }
 
-fn prefix(entry: &str) -> Result<IpNet, String> {
+/// One prefix, or an address.
+pub(super) fn prefix(entry: &str) -> Result<IpNet, String> {
     if let Ok(address) = entry.parse::<IpAddr>() {
         return Ok(address.into());
     }

@@ -20,7 +20,7 @@ use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
 use super::config::{Context, SensorTarget, Timing};
-use super::connection::{Connection, Over};
+use super::connection::{Connection, Mode, Over, Peer};
 use super::protocol::Ending;
 use super::resolve::{Addresses, Resolver};
 use super::state::{SensorState, SensorStates};
@@ -107,11 +107,32 @@ impl Sensor {
         }
     }
 
+    /// Its place among the states, for as long as it lives.
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// What it connects to.
+    pub(super) fn target(&self) -> &SensorTarget {
+        &self.target
+    }
+
+    /// Ends the capture and the connection: the sensor is wanted no more.
+    pub(super) fn leave(mut self, cx: &Context) {
+        self.stop(cx);
+        tracing::info!(sensor = %self.target, "leaving the sensor");
+        self.states.update(self.index, |status| {
+            status.state = SensorState::Backoff;
+            status.peer = None;
+            status.last_error = Some("it is not configured any more".to_owned());
+        });
+    }
+
     /// Notes what the kernel says about the socket. One that is being connected needs no note:
     /// each step looks at it.
-    pub(super) fn note(&mut self, event: &Event) {
+    pub(super) fn note(&mut self, event: &Event, is_data: bool) {
         if let Link::Open(connection) = &mut self.link {
-            connection.note(event);
+            connection.note(event, is_data);
         }
     }
 
@@ -155,7 +176,7 @@ impl Sensor {
     /// Ends the capture, for good; the generation from which workers have it not.
     pub(super) fn stop(&mut self, cx: &Context) -> Option<u64> {
         match &mut self.link {
-            Link::Open(connection) => connection.end_capture(cx),
+            Link::Open(connection) => connection.stop(cx),
             _ => None,
         }
     }
@@ -213,7 +234,9 @@ impl Sensor {
     fn connected(&mut self, socket: TcpStream, peer: SocketAddr, cx: &Context, now: Instant) {
         tracing::info!(sensor = %self.target, %peer, "connected");
         self.addresses.clear();
-        self.link = Link::Open(Box::new(Connection::new(socket, peer, self.index, cx, now)));
+        let token = Token(self.index);
+        let peer_of = Peer { mode: Mode::Active, address: peer, sensor: self.index };
+        self.link = Link::Open(Box::new(Connection::new(socket, peer_of, token, cx, now)));
         self.states.update(self.index, |status| {
             status.state = SensorState::Connected;
             status.reconnects += u64::from(status.connects > 0);
@@ -316,7 +339,7 @@ fn connect(
 }
 
 /// True when the connection stands, false while it is being made.
-fn is_connected(socket: &TcpStream) -> io::Result<bool> {
+pub(super) fn is_connected(socket: &TcpStream) -> io::Result<bool> {
     if let Some(error) = socket.take_error()? {
         return Err(error);
     }

@@ -1,13 +1,20 @@
 //! What the control thread is told once: sensors, data form, times, and whom it may serve.
 
-use std::net::IpAddr;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::classify::OwnFlow;
 use crate::net::View;
-use crate::rpcap::{Auth, Stats};
+use crate::rpcap::Stats;
 use crate::session::{Encoding, Sessions};
 use crate::shared::Shared;
+use crate::stats::control::ControlStats;
+
+use super::auth::{Access, Guesses};
+use super::hosts::AllowedHosts;
 
 /// A sensor to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +55,20 @@ pub struct Timing {
     pub close_pause: Duration,
     /// For the sensor to authenticate.
     pub auth: Duration,
+    /// For a client that connected to us to authenticate.
+    pub client_auth: Duration,
+    /// For such a client to say something while no capture of it runs.
+    pub client_idle: Duration,
+    /// Before a wrong password is answered.
+    pub refusal: Duration,
+    /// Until one wrong try of a host is forgotten.
+    pub forget: Duration,
+    /// For a TCP data connection to be made, by either side.
+    pub data: Duration,
+    /// How long the addresses of names in the list of hosts are good for.
+    pub names: Duration,
+    /// Before a listener is tried again that the system could not serve.
+    pub accept_pause: Duration,
     /// Until a silent peer counts as dead; whole seconds, at least 3.
     pub silence: Duration,
     /// For a peer to read its replies.
@@ -65,6 +86,13 @@ impl Default for Timing {
             settled: Duration::from_secs(10),
             close_pause: Duration::from_secs(30),
             auth: Duration::from_secs(30),
+            client_auth: Duration::from_secs(90),
+            client_idle: Duration::from_secs(180),
+            refusal: Duration::from_secs(1),
+            forget: Duration::from_secs(30),
+            data: Duration::from_secs(10),
+            names: Duration::from_secs(5),
+            accept_pause: Duration::from_millis(500),
             silence: Duration::from_secs(15),
             stall: Duration::from_secs(15),
             drain: Duration::from_secs(1),
@@ -79,25 +107,43 @@ pub struct ControlConfig {
     pub sensors: Vec<SensorTarget>,
     /// UDP form of the data.
     pub encoding: Encoding,
-    /// The most bytes of UDP payload per datagram.
-    pub datagram_bytes: usize,
+    /// The most bytes of UDP payload per datagram; `None` is what the path takes.
+    pub datagram_bytes: Option<usize>,
     /// The most bytes of a frame, whatever the sensor asks for.
     pub snaplen: u32,
-    /// AUTH without credentials is accepted.
-    pub null_auth: bool,
+    /// Where clients may connect to the tap: passive mode.
+    pub listen: Vec<ListenAddress>,
+    /// Which hosts may.
+    pub allowed_hosts: AllowedHosts,
+    /// Whose AUTH is good, in both modes.
+    pub access: Access,
+    /// A client that asks for promiscuous mode gets it.
+    pub allow_promisc: bool,
     /// The one interface that sensors may open; `None` lets them choose.
     pub preselected: Option<String>,
     /// See [`Timing`].
     pub timing: Timing,
     /// See [`SensorAddresses`].
     pub addresses: SensorAddresses,
+    /// See [`OwnFlows`].
+    pub flows: OwnFlows,
 }
 
-impl ControlConfig {
-    /// The one interface that the sensor of this index may open.
-    pub(super) fn preselected_for(&self, sensor: usize) -> Option<&str> {
-        let own = self.sensors.get(sensor).and_then(|target| target.interface.as_deref());
-        own.or(self.preselected.as_deref())
+/// Where to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenAddress {
+    /// `None` is every address of the node, IPv6 and IPv4.
+    pub ip: Option<IpAddr>,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl std::fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.ip {
+            Some(ip) => SocketAddr::new(ip, self.port).fmt(f),
+            None => write!(f, "port {}", self.port),
+        }
     }
 }
 
@@ -129,31 +175,69 @@ impl std::fmt::Debug for SensorAddresses {
     }
 }
 
-/// Decides whom the tap serves.
-pub trait Authenticator: Send {
-    /// True if these credentials are good. They are never [`Auth::Other`]; called on the control
-    /// thread, so it must not block.
-    fn accepts(&self, credentials: &Auth) -> bool;
+/// Told each connection that carries a capture, when it begins and when it ends: what the tap and
+/// its client say to each other must not be captured, least of all into that capture.
+#[derive(Clone)]
+pub struct OwnFlows(Arc<dyn Fn(OwnFlow, bool) + Send + Sync>);
+
+impl OwnFlows {
+    /// Calls `tell` on the control thread: with true before anything is sent there, with false
+    /// when nothing is any more. A flow may begin twice, and then ends twice.
+    pub fn new(tell: impl Fn(OwnFlow, bool) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+
+    /// The flow is excluded for as long as the guard lives.
+    pub(super) fn begin(&self, flow: OwnFlow) -> FlowGuard {
+        (self.0)(flow, true);
+        FlowGuard { flow, flows: self.clone() }
+    }
 }
 
-/// No passwords: AUTH without credentials, or nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NullAuth {
-    /// False refuses everybody.
-    pub is_allowed: bool,
+impl Default for OwnFlows {
+    fn default() -> Self {
+        Self::new(|_flow, _begins| {})
+    }
 }
 
-impl Authenticator for NullAuth {
-    fn accepts(&self, credentials: &Auth) -> bool {
-        self.is_allowed && matches!(credentials, Auth::Null)
+impl std::fmt::Debug for OwnFlows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OwnFlows(..)")
+    }
+}
+
+/// See [`OwnFlows::begin`].
+#[derive(Debug)]
+pub(super) struct FlowGuard {
+    flow: OwnFlow,
+    flows: OwnFlows,
+}
+
+impl Drop for FlowGuard {
+    fn drop(&mut self) {
+        (self.flows.0)(self.flow, false);
     }
 }
 
 /// What a connection works on, besides its socket.
 pub(super) struct Context {
     pub(super) config: ControlConfig,
-    pub(super) authenticator: Box<dyn Authenticator>,
+    /// Where sockets are registered.
+    pub(super) registry: mio::Registry,
+    pub(super) guesses: RefCell<Guesses>,
+    pub(super) stats: Arc<ControlStats>,
+    /// It was said that promiscuous mode is not granted.
+    pub(super) said_promisc: Cell<bool>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) view: Shared<View>,
     pub(super) capture_stats: Box<dyn Fn() -> Stats + Send>,
+    /// Interfaces of sensors that have one of their own, by their place.
+    pub(super) interfaces: HashMap<usize, String>,
+}
+
+impl Context {
+    /// The one interface that the sensor of this place may open.
+    pub(super) fn preselected(&self, sensor: usize) -> Option<&str> {
+        self.interfaces.get(&sensor).or(self.config.preselected.as_ref()).map(String::as_str)
+    }
 }

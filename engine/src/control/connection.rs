@@ -1,72 +1,74 @@
-//! One control connection: its socket, its conversation, the capture that it started.
+//! One control connection: its socket, its conversation, its times.
 //!
 //! ```text
-//! socket --read--> inbound --advance--> Conversation --Action--> here: sessions, listing
+//! socket --read--> inbound --advance--> Conversation --Action--> here: listing, access, captures
 //!    ^                                       |                     |
 //!    `------------- flush <---- output <-----+------- answer <-----'
 //! ```
 //!
-//! Mode does not matter here: `active` makes the connection, and whoever made it calls
-//! [`Connection::step`] when something is ready or due. A step never blocks. When the connection
-//! ends, its capture does; another connection's never.
+//! Whoever made the connection (`active`, `passive`) calls [`Connection::step`] when something is
+//! ready or due. A step never blocks. When the connection ends, its capture does; another
+//! connection's never.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use mio::Token;
 use mio::event::Event;
 use mio::net::TcpStream;
 
-use crate::rpcap::{ANY_ETH, DLT_EN10MB, StartCaptureReply, Stats};
-use crate::session::{Session, SessionSpec};
+use crate::rpcap::{Auth, DLT_EN10MB, ErrorCode};
+use crate::stats::control::ControlStats;
 
+use super::captures::{Captures, News};
 use super::config::Context;
+use super::event_loop::data_token;
 use super::listing;
-use super::protocol::{Action, Answer, Conversation, Ending, StartRequest, Transport};
+use super::protocol::{Action, Answer, Conversation, Ending};
 
 /// Bytes read at once.
 const INBOUND_BYTES: usize = 16 * 1024;
 /// Rounds of one step, so that a peer that never pauses does not keep the others waiting.
 const ROUNDS: usize = 16;
-/// How often workers are asked whether they have flushed.
-const DRAIN_POLL: Duration = Duration::from_millis(2);
-/// How often a capture of one interface is checked for its interface.
-const INTERFACE_POLL: Duration = Duration::from_millis(500);
 /// How long a refused peer's input is read on, so that our ERROR reaches it before a reset does.
 const LINGER: Duration = Duration::from_millis(500);
-/// What STARTCAP's reply says: clients make their receive buffer this large if they may.
-const CLIENT_BUFFER_BYTES: u32 = 16 << 20;
+
+/// Who made the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// The tap, to a configured sensor.
+    Active,
+    /// A client, to the tap.
+    Passive,
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    pub(super) mode: Mode,
+    pub(super) address: SocketAddr,
+    /// Index in the configuration; one past the sensors' for every client.
+    pub(super) sensor: usize,
+}
 
 /// Why a connection is over.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Over {
-    #[error("the sensor closed the connection")]
+    #[error("the peer closed the connection")]
     Eof,
-    #[error("the sensor ended the conversation: {0}")]
+    #[error("the peer ended the conversation: {0}")]
     Conversation(Ending),
-    #[error("the sensor did not authenticate in time")]
+    #[error("the peer did not authenticate in time")]
     NoAuth,
-    #[error("the sensor does not read its replies")]
+    #[error("the peer was silent for too long")]
+    Idle,
+    #[error("the peer does not read its replies")]
     Stalled,
+    #[error("the peer was refused: {0}")]
+    Refused(&'static str),
     #[error("the connection failed: {0}")]
     Io(#[from] io::Error),
-}
-
-/// A capture that runs, or is about to.
-struct Capture {
-    session: Arc<Session>,
-    /// The node's counters when it started: STATS counts from there.
-    baseline: Stats,
-}
-
-/// A capture that was ended; workers may still hold frames for it.
-struct Draining {
-    generation: u64,
-    deadline: Instant,
-    /// The capture that takes its place; without one, ENDCAP is to be answered.
-    next: Option<Capture>,
 }
 
 /// Bytes that were read and not yet taken.
@@ -79,19 +81,18 @@ struct Inbound {
 /// See the module.
 pub(super) struct Connection {
     socket: TcpStream,
-    peer: SocketAddr,
-    /// Index in the configuration.
-    sensor: usize,
+    peer: Peer,
     conversation: Conversation,
     inbound: Inbound,
     is_readable: bool,
     is_writable: bool,
-    capture: Option<Capture>,
-    /// Captures started and not yet reported.
-    started: u64,
-    draining: Option<Draining>,
+    captures: Captures,
     connected_at: Instant,
     authenticated_at: Option<Instant>,
+    /// When it last had something going on: a message understood, a capture.
+    active_at: Instant,
+    /// Credentials were wrong, and are answered then.
+    refusal: Option<Instant>,
     /// Since when no reply byte could be sent though some wait.
     blocked_at: Option<Instant>,
     /// Nothing is taken in any more; until when the socket is kept.
@@ -102,24 +103,25 @@ impl Connection {
     /// Takes over a connected, non-blocking, registered socket.
     pub(super) fn new(
         socket: TcpStream,
-        peer: SocketAddr,
-        sensor: usize,
+        peer: Peer,
+        token: Token,
         cx: &Context,
         now: Instant,
     ) -> Self {
+        // A socket without a local address is dead, as the first read will tell.
+        let local = socket.local_addr().map_or(peer.address, super::socket::canonical);
         Self {
             socket,
             peer,
-            sensor,
-            conversation: Conversation::new(cx.config.preselected_for(sensor).map(str::to_owned)),
+            conversation: Conversation::new(cx.preselected(peer.sensor).map(str::to_owned)),
             inbound: Inbound { buffer: vec![0; INBOUND_BYTES].into(), start: 0, end: 0 },
             is_readable: true,
             is_writable: true,
-            capture: None,
-            started: 0,
-            draining: None,
+            captures: Captures::new(peer, local, data_token(token)),
             connected_at: now,
             authenticated_at: None,
+            active_at: now,
+            refusal: None,
             blocked_at: None,
             ending: None,
         }
@@ -132,18 +134,36 @@ impl Connection {
 
     /// True while a capture runs.
     pub(super) fn is_capturing(&self) -> bool {
-        self.capture.is_some()
+        self.captures.is_running()
+    }
+
+    /// True if the peer was sent away, and only its goodbye is awaited.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.is_some()
     }
 
     /// Captures started since this was last asked.
     pub(super) fn take_started(&mut self) -> u64 {
-        std::mem::take(&mut self.started)
+        self.captures.take_started()
     }
 
-    /// Notes what the kernel says about the socket.
-    pub(super) fn note(&mut self, event: &Event) {
+    /// Notes what the kernel says about the socket, or about that of the data.
+    pub(super) fn note(&mut self, event: &Event, is_data: bool) {
+        if is_data {
+            return self.captures.note();
+        }
         self.is_readable |= event.is_readable() || event.is_read_closed() || event.is_error();
         self.is_writable |= event.is_writable() || event.is_error();
+    }
+
+    /// Tells the peer that it is not served, and takes in nothing more.
+    pub(super) fn refuse(&mut self, code: ErrorCode, text: &'static str, now: Instant) {
+        self.dismiss(code, text, Over::Refused(text), now);
+    }
+
+    fn dismiss(&mut self, code: ErrorCode, text: &str, over: Over, now: Instant) {
+        self.conversation.dismiss(code, text);
+        self.ending = Some((over, now + LINGER));
     }
 
     /// Does what can be done now, and says when to be called again at the latest.
@@ -154,30 +174,40 @@ impl Connection {
     pub(super) fn step(&mut self, now: Instant, cx: &Context) -> Result<Option<Instant>, Over> {
         let result = self.work(now, cx);
         if result.is_err() {
-            self.end_capture(cx);
+            self.captures.give_up(cx);
         }
         result
     }
 
     /// Takes the capture away from the workers; the generation from which they have it not.
-    pub(super) fn end_capture(&mut self, cx: &Context) -> Option<u64> {
-        let draining = self.draining.take().map(|draining| draining.generation);
-        let removed = self.capture.take().map(|capture| cx.sessions.remove(capture.session.id));
-        removed.or(draining)
+    pub(super) fn stop(&mut self, cx: &Context) -> Option<u64> {
+        self.captures.stop(cx)
     }
 
     fn work(&mut self, now: Instant, cx: &Context) -> Result<Option<Instant>, Over> {
         for _ in 0..ROUNDS {
-            self.finish_draining(now, cx);
+            while let Some(news) = self.captures.poll(now, cx) {
+                match news {
+                    News::Answer(answer) => self.conversation.answer(answer),
+                    News::Failed(text) => self.conversation.capture_failed(text),
+                }
+            }
+            if self.refusal.take_if(|until| *until <= now).is_some() {
+                self.conversation.answer(Ok(Answer::Authenticated(false)));
+            }
             self.flush(now)?;
             if self.ending.is_some() {
                 self.inbound.clear();
             }
-            if !self.inbound.is_empty() && self.conversation.takes_input() {
+            let has_work = !self.inbound.is_empty() || self.conversation.is_given_up();
+            if has_work && self.conversation.takes_input() {
                 let mut input = self.inbound.unread();
                 let action = self.conversation.advance(&mut input);
                 let left = input.len();
                 self.inbound.keep_last(left);
+                if self.conversation.take_heard() {
+                    self.active_at = now;
+                }
                 if let Some(action) = action {
                     self.act(action, now, cx)?;
                 }
@@ -240,78 +270,81 @@ impl Connection {
             return Err(over);
         }
         if self.blocked_at.is_some_and(|since| now >= since + timing.stall) {
+            ControlStats::count(&cx.stats.timeouts);
             return Err(Over::Stalled);
         }
-        let auth_due = self.connected_at + timing.auth;
-        let is_mute = self.authenticated_at.is_none() && self.ending.is_none();
-        if is_mute && now >= auth_due {
-            self.conversation.give_up();
-            self.ending = Some((Over::NoAuth, now + LINGER));
-            return Ok(Some(now));
+        if !self.captures.is_idle() {
+            self.active_at = now;
         }
-        if self.is_interface_gone(cx) {
-            self.end_capture(cx);
-            self.conversation.capture_failed("The interface disappeared");
+        let silence = self.silence_due(cx).filter(|_| self.ending.is_none());
+        if silence.is_some_and(|due| now >= due) {
+            ControlStats::count(&cx.stats.timeouts);
+            // The texts are those of the reference.
+            if self.authenticated_at.is_none() {
+                let text = "The RPCAP initial timeout has expired";
+                self.dismiss(ErrorCode::InitTimeout, text, Over::NoAuth, now);
+            } else {
+                let text = "The RPCAP runtime timeout has expired";
+                self.dismiss(ErrorCode::RuntimeTimeout, text, Over::Idle, now);
+            }
             return Ok(Some(now));
         }
         let dues = [
             self.ending.as_ref().map(|(_, until)| *until),
             self.blocked_at.map(|since| since + timing.stall),
-            is_mute.then_some(auth_due),
-            self.draining.as_ref().map(|_| now + DRAIN_POLL),
-            self.captured_interface().map(|_| now + INTERFACE_POLL),
+            silence,
+            self.refusal,
+            self.captures.due(now),
         ];
         Ok(dues.into_iter().flatten().min())
     }
 
-    fn captured_interface(&self) -> Option<&str> {
-        self.capture.as_ref()?.session.spec.interface.as_deref()
-    }
-
-    /// True if the capture is of one interface, and that is gone.
-    fn is_interface_gone(&self, cx: &Context) -> bool {
-        self.captured_interface().is_some_and(|name| !listing::contains(&cx.view.load(), name))
+    /// When the peer must have said something: its credentials, or, if it came to us, anything
+    /// while it has nothing going on.
+    fn silence_due(&self, cx: &Context) -> Option<Instant> {
+        let timing = &cx.config.timing;
+        match (self.peer.mode, self.authenticated_at) {
+            (Mode::Active, None) => Some(self.connected_at + timing.auth),
+            (Mode::Passive, None) => Some(self.connected_at + timing.client_auth),
+            (Mode::Active, Some(_)) => None,
+            (Mode::Passive, Some(_)) => Some(self.active_at + timing.client_idle),
+        }
     }
 
     fn act(&mut self, action: Action, now: Instant, cx: &Context) -> Result<(), Over> {
         let answer = match action {
             Action::Authenticate(credentials) => {
-                let is_accepted = cx.authenticator.accepts(&credentials);
-                self.authenticated_at = is_accepted.then_some(now);
-                Ok(Answer::Authenticated(is_accepted))
+                if !self.authenticate(&credentials, now, cx) {
+                    ControlStats::count(&cx.stats.auth_failures);
+                    if matches!(credentials, Auth::Password { .. }) {
+                        self.refusal = Some(now + cx.config.timing.refusal);
+                        return Ok(());
+                    }
+                }
+                Ok(Answer::Authenticated(self.authenticated_at.is_some()))
             }
             Action::List => {
-                let preselected = cx.config.preselected_for(self.sensor);
+                let preselected = cx.preselected(self.peer.sensor);
                 Ok(Answer::Interfaces(listing::interfaces(&cx.view.load(), preselected)))
             }
             Action::Open(name) => match listing::contains(&cx.view.load(), &name) {
                 true => Ok(Answer::Opened(DLT_EN10MB)),
                 false => Err("The interface does not exist".to_owned()),
             },
-            Action::Start(request) => match self.open_session(request, cx) {
-                Ok(session) => {
-                    let next = Capture { session, baseline: Stats::default() };
-                    self.drain(Some(next), now, cx);
-                    return Ok(());
-                }
+            Action::Start(request) => match self.captures.start(request, now, cx) {
+                Ok(()) => return Ok(()),
                 Err(text) => Err(text),
             },
-            Action::UpdateFilter(filter) => match &self.capture {
-                Some(capture) => {
-                    capture.session.set_filter(Some(filter));
-                    Ok(Answer::FilterReplaced)
-                }
-                None => Err("No capture is running".to_owned()),
-            },
-            Action::Stats => Ok(Answer::Counted(
-                self.capture.as_ref().map(|capture| capture.stats(cx)).unwrap_or_default(),
-            )),
+            Action::UpdateFilter(filter) => {
+                self.captures.set_filter(filter).map(|()| Answer::FilterReplaced)
+            }
+            Action::Stats => Ok(Answer::Counted(self.captures.stats(cx))),
             Action::End => {
-                self.drain(None, now, cx);
+                self.captures.end(now, cx);
                 return Ok(());
             }
             Action::Close(ending) => {
-                self.end_capture(cx);
+                self.captures.give_up(cx);
                 if ending == Ending::Close {
                     return Err(Over::Conversation(ending));
                 }
@@ -323,75 +356,20 @@ impl Connection {
         Ok(())
     }
 
-    fn open_session(&self, request: StartRequest, cx: &Context) -> Result<Arc<Session>, String> {
-        let Transport::Udp { port } = request.transport else {
-            return Err("This tap sends its data over UDP only".to_owned());
-        };
-        if !listing::contains(&cx.view.load(), &request.interface) {
-            return Err("The interface does not exist".to_owned());
+    fn authenticate(&mut self, credentials: &Auth, now: Instant, cx: &Context) -> bool {
+        let host = self.peer.address.ip();
+        let is_client = self.peer.mode == Mode::Passive;
+        let mut guesses = cx.guesses.borrow_mut();
+        // A host that guesses is not told when it guesses right.
+        let is_barred = is_client && guesses.are_too_many(host, now);
+        let is_good = cx.config.access.accepts(credentials, self.peer.mode) && !is_barred;
+        if is_good {
+            self.authenticated_at = Some(now);
+            guesses.forgive(host);
+        } else if is_client && !is_barred && matches!(credentials, Auth::Password { .. }) {
+            guesses.add(host, now);
         }
-        let mut peer = self.peer;
-        peer.set_port(port);
-        let spec = SessionSpec {
-            sensor: self.sensor,
-            peer,
-            encoding: cx.config.encoding,
-            snaplen: request.snaplen.min(cx.config.snaplen),
-            datagram_bytes: cx.config.datagram_bytes,
-            filter: Some(request.filter),
-            sampling: request.sampling,
-            interface: (request.interface != ANY_ETH).then_some(request.interface),
-        };
-        Session::open(spec).map_err(|error| {
-            tracing::warn!(%peer, %error, "cannot open the data socket");
-            format!("Cannot open the data socket: {error}")
-        })
-    }
-
-    /// Ends the running capture; when it is flushed, `next` takes its place or ENDCAP is answered.
-    fn drain(&mut self, next: Option<Capture>, now: Instant, cx: &Context) {
-        // Without a capture there is nothing to wait for: generation 0 is what everybody has seen.
-        let generation = self.end_capture(cx).unwrap_or(0);
-        self.draining = Some(Draining { generation, deadline: now + cx.config.timing.drain, next });
-        self.finish_draining(now, cx);
-    }
-
-    fn finish_draining(&mut self, now: Instant, cx: &Context) {
-        let Some(draining) = self.draining.take() else { return };
-        let is_drained = cx.sessions.is_drained(draining.generation);
-        if !is_drained && now < draining.deadline {
-            self.draining = Some(draining);
-            return;
-        }
-        if !is_drained {
-            tracing::warn!("workers did not flush an ended capture in time");
-        }
-        let answer = match draining.next {
-            Some(mut capture) => {
-                capture.baseline = (cx.capture_stats)();
-                cx.sessions.add(Arc::clone(&capture.session));
-                self.capture = Some(capture);
-                self.started += 1;
-                Answer::Started(StartCaptureReply { buffer_bytes: CLIENT_BUFFER_BYTES, port: 0 })
-            }
-            None => Answer::Ended,
-        };
-        self.conversation.answer(Ok(answer));
-    }
-}
-
-impl Capture {
-    /// Counts since the capture started.
-    fn stats(&self, cx: &Context) -> Stats {
-        let now = (cx.capture_stats)();
-        let sent = self.session.stats.sent.load(Ordering::Relaxed);
-        Stats {
-            received: now.received.wrapping_sub(self.baseline.received),
-            interface_dropped: now.interface_dropped.wrapping_sub(self.baseline.interface_dropped),
-            kernel_dropped: now.kernel_dropped.wrapping_sub(self.baseline.kernel_dropped),
-            // The field wraps, as the others do.
-            sent: u32::try_from(sent & u64::from(u32::MAX)).unwrap_or(u32::MAX),
-        }
+        is_good
     }
 }
 

@@ -1,14 +1,17 @@
-//! The control thread: one mio loop over every sensor's socket, and the handle that stops it.
+//! The control thread: one mio loop over every sensor's and client's sockets, and the handle that
+//! stops it.
 //!
 //! ```text
-//! poll(timeout: whatever is due first) --> note events --> step every sensor --> poll ...
+//! poll(timeout: whatever is due first) --> note events --> step sensors, clients --> poll ...
 //!                  ^ waker: an answer of the resolver, or shutdown
 //! ```
 //!
-//! Stepping all of at most 64 sensors at each turn costs nothing next to a system call, and leaves
-//! no timer to forget.
+//! Stepping all of at most 64 sensors and 64 clients at each turn costs nothing next to a system
+//! call, and leaves no timer to forget.
 
+use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -19,9 +22,12 @@ use crate::net::View;
 use crate::rpcap::Stats;
 use crate::session::Sessions;
 use crate::shared::Shared;
+use crate::stats::control::ControlStats;
 
 use super::active::Sensor;
-use super::config::{Authenticator, Context, ControlConfig, NullAuth};
+use super::auth::Guesses;
+use super::config::{Context, ControlConfig, SensorTarget};
+use super::passive::Passive;
 use super::resolve::{Addresses, Resolver};
 use super::state::{SensorStates, SensorStatus};
 
@@ -29,6 +35,28 @@ use super::state::{SensorStates, SensorStatus};
 pub const MAX_SENSORS: usize = 64;
 /// The waker's token; sensors have their indices.
 const WAKER: Token = Token(usize::MAX);
+/// Bits of the other tokens: a listener's or a client's place follows, as does the place of the
+/// connection whose data socket it is.
+const LISTENER: usize = 1 << 20;
+const CLIENT: usize = 1 << 21;
+const DATA: usize = 1 << 22;
+
+/// The token of a listener.
+pub(super) fn listener_token(index: usize) -> Token {
+    Token(LISTENER | index)
+}
+
+/// The token of the client in this slot.
+pub(super) fn client_token(slot: usize) -> Token {
+    Token(CLIENT | slot)
+}
+
+/// The token of the data socket that belongs to a connection.
+pub(super) fn data_token(connection: Token) -> Token {
+    Token(DATA | connection.0)
+}
+/// What metrics call all clients that connected to the tap, together: there may be any.
+pub const CLIENTS: &str = "passive";
 /// How often workers are asked whether they have flushed, at the end.
 const DRAIN_POLL: Duration = Duration::from_millis(1);
 
@@ -39,37 +67,25 @@ pub struct Control {
     /// Tells the thread until when it may wait for workers.
     stop: mpsc::Sender<Instant>,
     waker: Arc<Waker>,
+    changes: mpsc::Sender<ControlConfig>,
     states: SensorStates,
+    stats: Arc<ControlStats>,
+    listening: Vec<SocketAddr>,
 }
 
 impl Control {
-    /// Starts the thread, which connects to every sensor and serves it until
-    /// [`shutdown`](Self::shutdown). AUTH is decided by [`ControlConfig::null_auth`].
+    /// Starts the thread, which connects to every sensor, listens for clients, and serves both
+    /// until [`shutdown`](Self::shutdown).
     ///
     /// `capture_stats` counts for the whole node, from any moment on; it is called on the control
     /// thread, as often as sensors ask, and must not block. Its `sent` is not used.
     ///
     /// # Errors
     ///
-    /// More than [`MAX_SENSORS`], or no epoll instance or thread to be had.
+    /// More than [`MAX_SENSORS`], an address that cannot be listened on, or no epoll instance or
+    /// thread to be had.
     pub fn start(
         config: ControlConfig,
-        sessions: Arc<Sessions>,
-        view: Shared<View>,
-        capture_stats: impl Fn() -> Stats + Send + 'static,
-    ) -> io::Result<Self> {
-        let authenticator = NullAuth { is_allowed: config.null_auth };
-        Self::start_with(config, authenticator, sessions, view, capture_stats)
-    }
-
-    /// As [`start`](Self::start), with somebody else to decide AUTH.
-    ///
-    /// # Errors
-    ///
-    /// As [`start`](Self::start).
-    pub fn start_with(
-        config: ControlConfig,
-        authenticator: impl Authenticator + 'static,
         sessions: Arc<Sessions>,
         view: Shared<View>,
         capture_stats: impl Fn() -> Stats + Send + 'static,
@@ -80,7 +96,12 @@ impl Control {
         }
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let states = SensorStates::new(config.sensors.iter().map(ToString::to_string));
+        let clients = (!config.listen.is_empty()).then(|| CLIENTS.to_owned());
+        let labels = config.sensors.iter().map(ToString::to_string).chain(clients);
+        let states = SensorStates::new(labels);
+        let passive = Passive::start(&config, poll.registry(), Arc::clone(&waker), states.clone())?;
+        let listening = passive.addresses();
+        let stats = Arc::new(ControlStats::default());
         let now = Instant::now();
         let sensors = config.sensors.iter().enumerate().map(|(index, target)| {
             Sensor::new(index, target.clone(), &config.timing, states.clone(), now)
@@ -88,29 +109,48 @@ impl Control {
         let sensors = sensors.collect();
         let (stop, stops) = mpsc::channel();
         let (answers, resolved) = mpsc::channel();
+        let (changes, changed) = mpsc::channel();
+        let registry = poll.registry().try_clone()?;
+        let own =
+            |(index, target): (usize, &SensorTarget)| Some((index, target.interface.clone()?));
+        let interfaces = config.sensors.iter().enumerate().filter_map(own).collect();
         let event_loop = EventLoop {
             poll,
             sensors,
+            passive,
             resolver: Resolver { answers, waker: Arc::clone(&waker) },
             resolved,
             stops,
+            changed,
+            states: states.clone(),
             cx: Context {
+                registry,
+                guesses: RefCell::new(Guesses::new(config.timing.forget)),
+                stats: Arc::clone(&stats),
+                said_promisc: Cell::new(false),
                 config,
-                authenticator: Box::new(authenticator),
                 sessions,
                 view,
                 capture_stats: Box::new(capture_stats),
+                interfaces,
             },
         };
         let thread =
             thread::Builder::new().name("control".to_owned()).spawn(move || event_loop.run())?;
-        Ok(Self { thread: Some(thread), stop, waker, states })
+        Ok(Self { thread: Some(thread), stop, waker, changes, states, stats, listening })
     }
 
-    /// STUB
-    pub fn reconfigure(&self, _config: &ControlConfig) {}
+    /// Takes over what of `config` can change while it runs: sensors come and go, other hosts may
+    /// connect, other credentials are good. A sensor that stays, and a client that is connected,
+    /// notice nothing; whatever else `config` says is not looked at.
+    pub fn reconfigure(&self, config: ControlConfig) {
+        // Either fails only if the thread is gone, which `shutdown` will tell.
+        let _gone = self.changes.send(config);
+        let _gone = self.waker.wake();
+    }
 
-    /// Every sensor's status now, in the configuration's order.
+    /// Every sensor's status now, in the configuration's order; behind them, if it listens, that
+    /// of all clients together.
     #[must_use]
     pub fn state(&self) -> Vec<SensorStatus> {
         self.states.load()
@@ -120,6 +160,18 @@ impl Control {
     #[must_use]
     pub fn states(&self) -> SensorStates {
         self.states.clone()
+    }
+
+    /// Counters of the control connections.
+    #[must_use]
+    pub fn stats(&self) -> Arc<ControlStats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Where clients can connect.
+    #[must_use]
+    pub fn listening(&self) -> &[SocketAddr] {
+        &self.listening
     }
 
     /// Ends every capture, waits until workers have flushed what they hold for it, then closes
@@ -152,9 +204,12 @@ impl Drop for Control {
 struct EventLoop {
     poll: Poll,
     sensors: Vec<Sensor>,
+    passive: Passive,
     resolver: Resolver,
     resolved: mpsc::Receiver<(usize, Addresses)>,
     stops: mpsc::Receiver<Instant>,
+    changed: mpsc::Receiver<ControlConfig>,
+    states: SensorStates,
     cx: Context,
 }
 
@@ -168,17 +223,50 @@ impl EventLoop {
                 Err(mpsc::TryRecvError::Empty) => {}
             }
             let now = Instant::now();
-            for (sensor, addresses) in self.resolved.try_iter() {
-                self.sensors[sensor].resolved(addresses, now);
+            while let Ok(config) = self.changed.try_recv() {
+                self.take_over(config, now);
+            }
+            for (place, addresses) in self.resolved.try_iter() {
+                // One that was left meanwhile needs no answer.
+                if let Some(sensor) = self.sensors.iter_mut().find(|one| one.index() == place) {
+                    sensor.resolved(addresses, now);
+                }
             }
             let mut due: Option<Instant> = None;
             for sensor in &mut self.sensors {
                 let own = sensor.step(now, &self.cx, self.poll.registry(), &self.resolver);
                 due = due.into_iter().chain(own).min();
             }
+            due = due.into_iter().chain(self.passive.step(now, &self.cx)).min();
             self.poll_until(&mut events, due);
         };
         self.end(deadline)
+    }
+
+    /// See [`Control::reconfigure`].
+    fn take_over(&mut self, config: ControlConfig, now: Instant) {
+        let Self { sensors, passive, states, cx, .. } = self;
+        passive.allow(config.allowed_hosts);
+        cx.config.access = config.access;
+        let (kept, left) = std::mem::take(sensors)
+            .into_iter()
+            .partition::<Vec<_>, _>(|sensor| config.sensors.contains(sensor.target()));
+        *sensors = kept;
+        for sensor in left {
+            cx.interfaces.remove(&sensor.index());
+            sensor.leave(cx);
+        }
+        for target in config.sensors {
+            if sensors.iter().any(|sensor| *sensor.target() == target) {
+                continue;
+            }
+            let label = target.to_string();
+            tracing::info!(sensor = label, "a new sensor");
+            let index = states.place(&label);
+            cx.sessions.count_sensor(index, &label);
+            cx.interfaces.extend(target.interface.clone().map(|name| (index, name)));
+            sensors.push(Sensor::new(index, target, &cx.config.timing, states.clone(), now));
+        }
     }
 
     fn poll_until(&mut self, events: &mut Events, due: Option<Instant>) {
@@ -194,23 +282,34 @@ impl EventLoop {
             }
         }
         for event in events.iter() {
-            if let Some(sensor) = self.sensors.get_mut(event.token().0) {
-                sensor.note(event);
+            let Token(token) = event.token();
+            let is_data = token & DATA != 0 && token != WAKER.0;
+            let place = token & !(DATA | CLIENT | LISTENER);
+            if token == WAKER.0 {
+                // It only ends the wait.
+            } else if token & LISTENER != 0 {
+                self.passive.note_listener(place);
+            } else if token & CLIENT != 0 {
+                self.passive.note_client(place, event, is_data);
+            } else if let Some(sensor) = self.sensors.iter_mut().find(|one| one.index() == place) {
+                sensor.note(event, is_data);
             }
         }
     }
 
     /// Ends the captures and waits for workers; dropping `self` then closes the sockets.
     fn end(mut self, deadline: Instant) -> bool {
-        let generation = self.sensors.iter_mut().filter_map(|sensor| sensor.stop(&self.cx)).max();
-        let generation = generation.unwrap_or(0);
+        let clients = self.passive.stop(&self.cx);
+        let sensors = self.sensors.iter_mut().filter_map(|sensor| sensor.stop(&self.cx));
+        let generation = sensors.chain(clients).max().unwrap_or(0);
         loop {
             if self.cx.sessions.is_drained(generation) {
                 return true;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                tracing::warn!("workers did not flush in time");
+                tracing::warn!("captures were not flushed in time");
+                self.cx.sessions.abandon(generation);
                 return false;
             }
             thread::sleep(left.min(DRAIN_POLL));

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::net::{Link, View};
-use crate::rpcap::{ANY_ETH, Address, Interface};
+use crate::rpcap::{ANY_ETH, Address, Interface, LinkLayer};
 
 /// `PCAP_IF_LOOPBACK`, `_UP`, `_RUNNING`, and the connection status.
 const LOOPBACK: u32 = 1;
@@ -26,6 +26,7 @@ pub(super) fn interfaces(view: &View, preselected: Option<&str>) -> Vec<Interfac
         description: "Every Ethernet interface of the node".to_owned(),
         flags: UP | RUNNING | CONNECTED,
         addresses: Vec::new(),
+        link_layer: None,
     };
     let mut list: Vec<_> = [any_eth].into_iter().chain(links.into_iter().map(describe)).collect();
     let marked = preselected.unwrap_or(ANY_ETH);
@@ -52,7 +53,13 @@ fn describe(link: &Link) -> Interface {
         description: link.kind.clone(),
         flags: status | up | loopback,
         addresses: link.addresses.iter().map(address).collect(),
+        link_layer: link_layer(link),
     }
+}
+
+fn link_layer(link: &Link) -> Option<LinkLayer> {
+    let address = link.mac.as_slice().try_into().ok()?;
+    Some(LinkLayer { ifindex: link.ifindex, address })
 }
 
 fn address(net: &IpNet) -> Address {
@@ -111,6 +118,14 @@ pub(crate) mod tests {
         let list = interfaces(&node(&["eth0"]), None);
         let masks: Vec<_> = list[1].addresses.iter().map(|entry| entry.netmask).collect();
         assert_eq!(masks, [Some("255.255.0.0".parse().unwrap()), None]);
+    }
+
+    #[test]
+    fn an_interface_has_its_link_layer_address_and_any_eth_none() {
+        let list = interfaces(&node(&["eth0"]), None);
+        assert_eq!(list[0].link_layer, None);
+        let expected = LinkLayer { ifindex: 2, address: [2, 0, 0, 0, 0, 1] };
+        assert_eq!(list[1].link_layer, Some(expected));
     }
 
     #[test]

@@ -1,27 +1,37 @@
-//! The tap's side of RPCAP: conversations with sensors, on a thread of its own.
+//! The tap's side of RPCAP: conversations with sensors and clients, on a thread of its own.
 //!
 //! ```text
-//! event_loop --step--> active (one per sensor: resolve, connect, back off)
-//!     ^                   `--step--> connection (socket, session) <--> protocol <-- framing
-//!  Control: shutdown,                    |         |                   (no I/O)
-//!           states                       v         `-- listing <-- net::View
-//!                                session::Sessions --> workers
+//! event_loop --step--> active (one per sensor: resolve, connect, back off) ---.
+//!     ^  |---step--> passive (listeners, hosts, 64 clients) --.               |
+//!  Control: shutdown,                                         v               v
+//!           states        connection (socket, times, access) <--> protocol <-- framing (no I/O)
+//!                             |          `-- listing <-- net::View
+//!                             v
+//!                          captures (data sockets) --> session::Sessions --> workers
 //! ```
 //!
 //! Nothing here runs on a worker's thread: workers see a changed list of sessions, no more.
 
 mod active;
+mod auth;
+mod captures;
 mod config;
 mod connection;
 mod event_loop;
 mod framing;
+mod hosts;
 mod listing;
+mod passive;
+mod promiscuous;
 mod protocol;
 mod resolve;
+mod socket;
 mod state;
 
-pub use config::{Authenticator, ControlConfig, NullAuth, SensorAddresses, SensorTarget, Timing};
-pub use event_loop::{Control, MAX_SENSORS};
+pub use auth::{Access, NullAuth, Passwords};
+pub use config::{ControlConfig, ListenAddress, OwnFlows, SensorAddresses, SensorTarget, Timing};
+pub use event_loop::{CLIENTS, Control, MAX_SENSORS};
+pub use hosts::AllowedHosts;
 #[cfg(test)]
 pub(crate) use listing::tests::node as tests_node;
 pub use state::{SensorState, SensorStates, SensorStatus};

@@ -23,6 +23,13 @@ use super::framing::{Body, Decoder, Message};
 pub(super) const OUTPUT_HIGH_WATER: usize = 64 * 1024;
 /// Refused messages of a peer that has not authenticated, before it is given up.
 const MAX_REFUSALS: u32 = 16;
+/// Wrong credentials, before a peer is given up.
+const MAX_WRONG: u32 = 3;
+/// A TLS record's type of a handshake: no version of this protocol, but what a TLS client says
+/// first.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// Bytes of a TLS record up to its version, which the alert repeats.
+const TLS_VERSION_END: usize = 3;
 /// Longest text of an ERROR, bytes.
 const MAX_ERROR_TEXT: usize = 256;
 
@@ -40,7 +47,7 @@ pub(super) enum Action {
     Start(StartRequest),
     /// Replace the running capture's filter.
     UpdateFilter(Program),
-    /// Count what the running capture saw.
+    /// Count what the running capture saw, or the one that ended last.
     Stats,
     /// End the running capture; answer when its last datagram has left.
     End,
@@ -56,6 +63,12 @@ pub(super) struct StartRequest {
     /// 1..=262144.
     pub(super) snaplen: u32,
     pub(super) transport: Transport,
+    /// See [`StartCapture::LARGE_DATAGRAMS`].
+    pub(super) takes_large_datagrams: bool,
+    /// Promiscuous mode is wished for.
+    pub(super) is_promiscuous: bool,
+    /// The longest that the client wants to wait for a packet, milliseconds; 0 is no wish.
+    pub(super) read_timeout_ms: u32,
     pub(super) filter: Program,
     /// Method 0 if there is to be none.
     pub(super) sampling: Sampling,
@@ -140,8 +153,13 @@ pub(super) struct Conversation {
     output: Vec<u8>,
     /// The one interface that may be opened, if there is one.
     preselected: Option<String>,
+    /// The first bytes, while they may be those of a TLS client; `None` once they are not.
+    tls: Option<Vec<u8>>,
     is_authenticated: bool,
     refusals: u32,
+    wrong: u32,
+    /// A message was read since [`Conversation::take_heard`].
+    is_heard: bool,
     opened: Opened,
     sampling: Sampling,
     is_capturing: bool,
@@ -161,8 +179,11 @@ impl Conversation {
             decoder: Decoder::new(),
             output: Vec::new(),
             preselected,
+            tls: Some(Vec::new()),
             is_authenticated: false,
             refusals: 0,
+            wrong: 0,
+            is_heard: false,
             opened: Opened::Never,
             sampling: NO_SAMPLING,
             is_capturing: false,
@@ -186,10 +207,16 @@ impl Conversation {
     /// bytes are taken, or that [`takes_input`](Self::takes_input) is false.
     pub(super) fn advance(&mut self, input: &mut &[u8]) -> Option<Action> {
         while self.takes_input() {
-            if !self.is_authenticated && self.refusals >= MAX_REFUSALS {
+            if self.is_given_up() {
                 return Some(self.close(Ending::Violation("too many refusals before AUTH")));
             }
+            if self.is_tls(input)? {
+                return Some(
+                    self.close(Ending::Violation("it speaks TLS, which this tap does not")),
+                );
+            }
             let message = self.decoder.next(input)?;
+            self.is_heard = true;
             match self.handle(message) {
                 Ok(None) => {}
                 Ok(Some(action)) => return Some(action),
@@ -200,6 +227,34 @@ impl Conversation {
             }
         }
         None
+    }
+
+    /// True if a whole message came since this was last asked.
+    pub(super) fn take_heard(&mut self) -> bool {
+        std::mem::take(&mut self.is_heard)
+    }
+
+    /// True if the peer has had enough tries: [`advance`](Self::advance) ends it, whether or not
+    /// there is input.
+    pub(super) fn is_given_up(&self) -> bool {
+        !self.is_authenticated && (self.refusals >= MAX_REFUSALS || self.wrong >= MAX_WRONG)
+    }
+
+    /// Looks at the first bytes. A TLS client, which expects its handshake to be answered, gets
+    /// an alert that it understands; `None` until that can be told.
+    fn is_tls(&mut self, input: &mut &[u8]) -> Option<bool> {
+        let Some(seen) = &mut self.tls else { return Some(false) };
+        if seen.is_empty() && *input.first()? != TLS_HANDSHAKE {
+            self.tls = None;
+            return Some(false);
+        }
+        let (head, rest) = input.split_at((TLS_VERSION_END - seen.len()).min(input.len()));
+        seen.extend_from_slice(head);
+        *input = rest;
+        let [_, major, minor] = seen[..] else { return None };
+        // Alert, its version, length 2: fatal, handshake_failure.
+        self.output.extend([0x15, major, minor, 0, 2, 2, 40]);
+        Some(true)
     }
 
     /// Writes the reply to the pending request; an `Err` becomes an ERROR of the request's code.
@@ -230,10 +285,10 @@ impl Conversation {
         }
     }
 
-    /// Tells the client that it was silent for too long, and takes in nothing more.
-    pub(super) fn give_up(&mut self) {
+    /// Tells the client why it is not served any longer, and takes in nothing more.
+    pub(super) fn dismiss(&mut self, code: ErrorCode, text: &str) {
         if !self.is_over {
-            self.write_error(ErrorCode::InitTimeout, "The RPCAP initial timeout has expired");
+            self.write_error(code, text);
             self.is_over = true;
         }
     }
@@ -329,13 +384,7 @@ impl Conversation {
                 let program = compile(code, &filter)?;
                 Ok(self.wait_for(Pending::UpdateFilter, Action::UpdateFilter(program)))
             }
-            MessageType::Stats if self.is_capturing => {
-                Ok(self.wait_for(Pending::Stats, Action::Stats))
-            }
-            MessageType::Stats => {
-                self.write(MessageType::StatsReply, 0, &Stats::default().to_bytes());
-                Ok(None)
-            }
+            MessageType::Stats => Ok(self.wait_for(Pending::Stats, Action::Stats)),
             MessageType::SetSampling => {
                 let sampling = Sampling::read(payload)
                     .or_else(|error| malformed(ErrorCode::SetSampling, error))?;
@@ -392,6 +441,9 @@ impl Conversation {
                 wanted => wanted.min(MAX_SNAPLEN),
             },
             transport,
+            takes_large_datagrams: start.flags & StartCapture::LARGE_DATAGRAMS != 0,
+            is_promiscuous: start.flags & StartCapture::PROMISC != 0,
+            read_timeout_ms: start.read_timeout_ms,
             filter: compile(code, &start.filter)?,
             sampling: self.sampling,
         })
@@ -406,7 +458,7 @@ impl Conversation {
             (Pending::Authenticate, Answer::Authenticated(false)) => {
                 // One text for every reason, so that nobody can ask for account names.
                 self.write_error(ErrorCode::AuthFailed, "Authentication failed");
-                self.refusals = self.refusals.saturating_add(1);
+                self.wrong = self.wrong.saturating_add(1);
             }
             (Pending::List, Answer::Interfaces(interfaces)) => self.write_interfaces(&interfaces),
             (Pending::Open(name), Answer::Opened(linktype)) => {

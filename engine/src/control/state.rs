@@ -54,6 +54,16 @@ impl SensorStates {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The place of a target: the one that it had before, or a new one behind the others.
+    pub(super) fn place(&self, target: &str) -> usize {
+        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = list.iter().position(|status| status.target == target);
+        known.unwrap_or_else(|| {
+            list.push(SensorStatus { target: target.to_owned(), ..SensorStatus::default() });
+            list.len() - 1
+        })
+    }
+
     pub(super) fn update(&self, sensor: usize, change: impl FnOnce(&mut SensorStatus)) {
         if let Some(status) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(sensor)
         {

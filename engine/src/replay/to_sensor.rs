@@ -35,7 +35,9 @@ pub(super) fn run(
     let waker = Waker::new().map_err(system)?;
     let sessions = Sessions::new(vec![waker]);
     let stats = Arc::new(WorkerStats::default());
-    let control = config.control(SensorAddresses::default());
+    let mut control = config.control(SensorAddresses::default());
+    // A replay is for the sensors; nobody else is waited for.
+    control.listen.clear();
     let seen = Arc::clone(&stats);
     let capture_stats = move || Stats {
         received: u32::try_from(seen.received.get() & 0xffff_ffff).expect("masked"),

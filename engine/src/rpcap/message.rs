@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::LinkLayer;
+
 /// A payload that contradicts itself; the text says what was missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed message: {0}")]
@@ -145,6 +147,8 @@ pub struct Interface {
     pub flags: u32,
     /// Its addresses.
     pub addresses: Vec<Address>,
+    /// Its link-layer address, if it has one.
+    pub link_layer: Option<LinkLayer>,
 }
 
 impl Interface {
@@ -153,7 +157,9 @@ impl Interface {
         let name = &self.name.as_bytes()[..self.name.len().min(MAX_NAME)];
         let description = &self.description.as_bytes()[..self.description.len().min(MAX_NAME)];
         let short = |len: usize| u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes();
-        let count = self.addresses.len().min(u16::MAX.into());
+        let most = usize::from(u16::MAX) - usize::from(self.link_layer.is_some());
+        let addresses = &self.addresses[..self.addresses.len().min(most)];
+        let count = addresses.len() + usize::from(self.link_layer.is_some());
         out.extend(short(name.len()));
         out.extend(short(description.len()));
         out.extend(self.flags.to_be_bytes());
@@ -161,11 +167,17 @@ impl Interface {
         out.extend([0, 0]);
         out.extend_from_slice(name);
         out.extend_from_slice(description);
-        for entry in &self.addresses[..count] {
+        for entry in addresses {
             write_slot(out, Some(entry.address));
             write_slot(out, entry.netmask.map(IpAddr::V4));
             write_slot(out, None);
             write_slot(out, None);
+        }
+        if let Some(link_layer) = self.link_layer {
+            let start = out.len();
+            out.resize(start + 4 * ADDRESS_SLOT, 0);
+            let bytes = link_layer.to_bytes();
+            out[start..start + bytes.len()].copy_from_slice(&bytes);
         }
     }
 
@@ -186,6 +198,7 @@ impl Interface {
             let name = text(reader.take(name_len, "interface name")?);
             let description = text(reader.take(description_len, "interface description")?);
             let mut addresses = Vec::new();
+            let mut link_layer = None;
             for _ in 0..address_count {
                 let slots = reader.take(4 * ADDRESS_SLOT, "interface address")?;
                 let (own, rest) = slots.split_at(ADDRESS_SLOT);
@@ -196,8 +209,9 @@ impl Interface {
                 if let Some(address) = read_slot(own) {
                     addresses.push(Address { address, netmask });
                 }
+                link_layer = link_layer.or_else(|| LinkLayer::read(own));
             }
-            interfaces.push(Self { name, description, flags, addresses });
+            interfaces.push(Self { name, description, flags, addresses, link_layer });
         }
         Ok(interfaces)
     }
@@ -208,7 +222,7 @@ impl Interface {
         INTERFACE_FIXED
             + self.name.len()
             + self.description.len()
-            + self.addresses.len() * 4 * ADDRESS_SLOT
+            + (self.addresses.len() + usize::from(self.link_layer.is_some())) * 4 * ADDRESS_SLOT
     }
 }
 
@@ -351,6 +365,11 @@ impl StartCapture {
     pub const DGRAM: u16 = 2;
     /// Flag: the daemon opens the data connection.
     pub const SERVER_OPEN: u16 = 4;
+    /// Flag of podtap's own: the client takes UDP payloads of any size, 65,507 bytes and less.
+    /// Everybody else ignores flags that they do not know (libpcap's daemon and the reference test
+    /// single bits), and a client that does not set it gets 1472 bytes at most: what the reference
+    /// sends, and all that is known of what its receivers take.
+    pub const LARGE_DATAGRAMS: u16 = 0x8000;
     /// Bytes before the filter.
     pub const FIXED_BYTES: usize = 12;
 
@@ -584,6 +603,7 @@ mod tests {
                 description: "every interface ;preselected".into(),
                 flags: 6,
                 addresses: vec![],
+                link_layer: None,
             },
             Interface {
                 name: "eth0".into(),
@@ -596,6 +616,7 @@ mod tests {
                     },
                     Address { address: "fd00::1".parse().unwrap(), netmask: None },
                 ],
+                link_layer: Some(LinkLayer { ifindex: 3, address: [2, 0, 0, 0, 0, 9] }),
             },
         ];
         let mut payload = Vec::new();

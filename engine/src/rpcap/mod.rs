@@ -13,10 +13,12 @@
 
 mod error;
 mod header;
+mod link_layer;
 mod message;
 
 pub use error::ErrorCode;
 pub use header::{HEADER_BYTES, Header, MessageType};
+pub use link_layer::LinkLayer;
 pub use message::{
     Address, Auth, BpfInsn, Filter, Interface, Malformed, OpenReply, PACKET_HEADER_BYTES,
     PacketHeader, STREAM_HEADER_BYTES, STREAM_NO_PACKET, Sampling, StartCapture, StartCaptureReply,

@@ -25,6 +25,7 @@ pub use options::{CommandLine, Effect, Given, OPTIONS, OptionRow, UsageError, he
 pub use reload::{Changes, Reloader};
 
 use crate::config::{Config, ConfigError, Settings};
+use crate::control::NullAuth;
 use crate::net::{InterfaceSelection, RoleOverrides, View};
 
 /// Why the daemon cannot start, or a file not be taken over.
@@ -114,7 +115,14 @@ pub fn prepare(
     if line.print_config {
         return Ok(Task::Print(loaded.settings.to_text()));
     }
-    let remarks = line.remarks().into_iter().chain(loaded.remarks).collect();
+    let mut remarks: Vec<String> = line.remarks().into_iter().chain(loaded.remarks).collect();
+    if config.access.null == NullAuth::Nobody && config.access.passwords.is_empty() {
+        remarks.push(
+            "nobody can authenticate: give -n, NullAuthPermit = YES, --password-file or \
+             PODTAP_PASSWORD (the system's own accounts, which the reference asks, are not asked)"
+                .into(),
+        );
+    }
     let reloader = Reloader::new(invocation, Box::new(variable), &config);
     Ok(Task::Run { config: Box::new(config), remarks, reloader: Box::new(reloader) })
 }

@@ -186,7 +186,7 @@ impl CommandLine {
                     };
                     let value = match row.value {
                         "" => String::new(),
-                        _ => text(&mut parser).map_err(|why| UsageError::new(letter, why))?,
+                        _ => text(parser.value()).map_err(|why| UsageError::new(letter, why))?,
                     };
                     line.given.push(Given { letter, value });
                 }
@@ -196,8 +196,13 @@ impl CommandLine {
                         return Err(UsageError(format!("there is no option --{name}")));
                     };
                     let flag = setting.flag;
+                    // A switch may stand alone; a value then has to be joined by `=`.
+                    let value = match setting.is_switch {
+                        true => Ok(parser.optional_value().unwrap_or_else(|| "yes".into())),
+                        false => parser.value(),
+                    };
                     let value =
-                        text(&mut parser).map_err(|why| UsageError(format!("--{flag}: {why}")))?;
+                        text(value).map_err(|why| UsageError(format!("--{flag}: {why}")))?;
                     line.settings.push((flag, value));
                 }
                 Value(value) => {
@@ -236,8 +241,8 @@ impl CommandLine {
     }
 }
 
-fn text(parser: &mut lexopt::Parser) -> Result<String, String> {
-    let value = parser.value().map_err(|_missing| "its value is missing".to_owned())?;
+fn text(value: Result<OsString, lexopt::Error>) -> Result<String, String> {
+    let value = value.map_err(|_missing| "its value is missing".to_owned())?;
     value.into_string().map_err(|value| format!("{value:?} is not UTF-8"))
 }
 
@@ -330,6 +335,11 @@ mod tests {
         let line = line.unwrap();
         assert_eq!(line.settings, [("metrics", "127.0.0.1:9".into()), ("snaplen", "96".into())]);
         assert!(line.print_config && !line.help);
+        let switches = parse(&["--allow-promisc", "--null-auth=no", "-n"]).unwrap();
+        assert_eq!(
+            switches.settings,
+            [("allow-promisc", "yes".into()), ("null-auth", "no".into())]
+        );
         assert!(parse(&["--help"]).unwrap().help && parse(&["-vh"]).unwrap().help);
     }
 

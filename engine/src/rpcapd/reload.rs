@@ -76,8 +76,18 @@ impl Reloader {
         for remark in &loaded.remarks {
             tracing::warn!("{remark}");
         }
+        let Changes { added, removed, kept } =
+            Changes::between(&self.current.sensors, &read.sensors);
+        tracing::info!(
+            added = added.len(),
+            removed = removed.len(),
+            kept = kept.len(),
+            "SIGHUP: the file was read again"
+        );
         let mut config = self.current.clone();
         config.sensors = read.sensors;
+        config.allowed_hosts = read.allowed_hosts;
+        config.access = read.access;
         config.policy.control_ports = read.policy.control_ports;
         self.current = config.clone();
         Ok(Some(config))

@@ -4,22 +4,29 @@
 //! worker --offer(frame)--> Packer: filter, sampling, encode --> Run (datagrams, bytes)
 //!                                                                | full, or flush time
 //!                                                                v
-//!              any worker, one at a time:  Outbox --number, send--> UDP socket
+//!              any worker, one at a time:  Outbox --number--> Datagrams (UDP) | Tcp
 //! control --open/close, set_filter--> Sessions (Shared list) --wake--> workers
 //! ```
 //!
 //! The protocol's conversation is `control`'s; this module knows no message but the two data
 //! encodings.
 
+mod datagrams;
 mod outbox;
 mod packer;
+mod path;
 mod run;
 mod sampler;
+mod tcp;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
 
 use crate::bpf::Program;
 use crate::rpcap::Sampling;
@@ -35,6 +42,10 @@ use sampler::Sampler;
 
 /// Send buffer asked for, bytes: what the reference takes.
 const SEND_BUFFER: usize = 8 << 20;
+
+/// How long a client may take to read what waits for it when its capture was ended, if nobody
+/// decides before.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// UDP form of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,12 +69,29 @@ pub struct SessionSpec {
     pub encoding: Encoding,
     /// The most bytes of a frame, 1..=262144.
     pub snaplen: u32,
-    /// The most bytes of UDP payload per datagram.
-    pub datagram_bytes: usize,
+    /// The most bytes of UDP payload per datagram, as `--datagram-bytes` fixes it; `None` is what
+    /// the path takes.
+    pub datagram_bytes: Option<usize>,
+    /// The client showed that it takes UDP payloads of any size, not just 1472 bytes.
+    pub takes_large_datagrams: bool,
+    /// The longest that the client wants what was captured to wait, ns; the tap's own time
+    /// (`--flush-us`) is kept if it is shorter.
+    pub longest_wait_ns: u64,
     /// The sensor's filter; `None` accepts everything.
     pub filter: Option<Program>,
     /// The sensor's sampling.
     pub sampling: Sampling,
+}
+
+/// What [`Session::pump`] left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pump {
+    /// Nothing waits. Always so with UDP, which gives up what the kernel does not take.
+    Idle,
+    /// Data wait for the client: call again when the socket is writable.
+    Blocked,
+    /// The data connection is over: the client is gone, or the session was closed.
+    Broken,
 }
 
 /// A running capture.
@@ -87,9 +115,9 @@ impl Session {
     ///
     /// What `socket`, `bind` or `connect` answers.
     pub fn open(spec: SessionSpec) -> io::Result<Arc<Self>> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        // Relaxed: only uniqueness matters.
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let mut spec = spec;
+        // A control connection that came in over IPv6's socket may be an IPv4 one.
+        spec.peer.set_ip(spec.peer.ip().to_canonical());
         let any: IpAddr = match spec.peer {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -98,15 +126,57 @@ impl Session {
         socket.connect(spec.peer)?;
         socket.set_nonblocking(true)?;
         force_send_buffer(&socket, SEND_BUFFER);
-        let datagram_bytes = spec.datagram_bytes.max(MIN_DATAGRAM);
-        Ok(Arc::new(Self {
-            id,
+        let outbox = Outbox::udp(socket.into(), &spec)?;
+        let session = Self::new(spec, outbox);
+        // Sends the first probe, and on loopback finds its answer.
+        session.pump();
+        session.pump();
+        Ok(session)
+    }
+
+    fn new(spec: SessionSpec, outbox: Outbox) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Arc::new(Self {
+            // Relaxed: only uniqueness matters.
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             stats: SessionStats::default(),
             filter: Shared::new(spec.filter.clone()),
             sampler: Sampler::new(spec.sampling),
-            outbox: Outbox::new(socket, spec.encoding, datagram_bytes),
+            outbox,
             spec,
-        }))
+        })
+    }
+
+    /// A capture whose data go over `stream`, which is connected; as plain messages, whatever
+    /// the encoding. The stream becomes non-blocking.
+    ///
+    /// # Errors
+    ///
+    /// What setting the socket's options answers.
+    pub fn over_tcp(spec: SessionSpec, stream: TcpStream) -> io::Result<Arc<Self>> {
+        let socket = Socket::from(stream);
+        socket.set_nonblocking(true)?;
+        // Runs are as large as they should be, and are not to wait for an acknowledgement.
+        socket.set_tcp_nodelay(true)?;
+        Ok(Self::new(spec, Outbox::tcp(socket)))
+    }
+
+    /// Sends what waits, as far as that goes without blocking. May be called at any time and by
+    /// any thread: when the data socket has become writable, and now and then.
+    pub fn pump(&self) -> Pump {
+        self.outbox.pump(&self.stats)
+    }
+
+    /// The end, for good: what still waits is given up and counted, a TCP client sees the end of
+    /// the stream. Never blocks; a repeated call does nothing.
+    pub fn close(&self) {
+        self.outbox.close(&self.stats);
+    }
+
+    /// The data socket, to wait until it is writable.
+    #[must_use]
+    pub fn data_socket(&self) -> BorrowedFd<'_> {
+        self.outbox.socket()
     }
 
     /// Replaces the sensor's filter; frames already encoded are not called back.
@@ -122,9 +192,18 @@ pub struct Sessions {
     seen: Box<[AtomicU64]>,
     wakers: Vec<Waker>,
     /// Each sensor's counts, over all its sessions.
-    sensors: Vec<Arc<SensorStats>>,
-    /// Sessions that were taken out, until all workers have flushed: generation, sensor, id.
-    ending: Mutex<Vec<(u64, usize, u64)>>,
+    sensors: Mutex<Vec<Arc<SensorStats>>>,
+    /// Sessions that were taken out, until all is flushed or given up.
+    ending: Mutex<Vec<Ending>>,
+}
+
+/// A session that was taken out.
+#[derive(Debug)]
+struct Ending {
+    session: Arc<Session>,
+    /// Workers that have seen this have flushed what they held for it.
+    generation: u64,
+    since: Instant,
 }
 
 impl Sessions {
@@ -139,26 +218,48 @@ impl Sessions {
     pub fn counting(wakers: Vec<Waker>, sensors: Vec<Arc<SensorStats>>) -> Arc<Self> {
         let seen = wakers.iter().map(|_| AtomicU64::new(0)).collect();
         let (list, ending) = (Shared::new(Vec::new()), Mutex::default());
+        let sensors = Mutex::new(sensors);
         Arc::new(Self { list, seen, wakers, sensors, ending })
+    }
+
+    /// A place for the counts of the sensor of this index, the next if it is new. Where nobody
+    /// counts, there is none.
+    pub fn count_sensor(&self, index: usize, label: &str) {
+        let mut sensors = self.lock_sensors();
+        if !sensors.is_empty() && sensors.len() == index {
+            sensors.push(Arc::new(SensorStats::new(label.to_owned())));
+        }
+    }
+
+    fn lock_sensors(&self) -> MutexGuard<'_, Vec<Arc<SensorStats>>> {
+        self.sensors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counts_of(&self, sensor: usize) -> Option<Arc<SensorStats>> {
+        self.lock_sensors().get(sensor).cloned()
     }
 
     /// The sensors' counts as of now, ended sessions included.
     #[must_use]
     pub fn sensors(&self) -> Vec<Arc<SensorStats>> {
-        let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
-        ending.retain(|(generation, sensor, id)| {
-            let is_drained = self.is_drained(*generation);
-            if is_drained && let Some(stats) = self.sensors.get(*sensor) {
-                stats.end(*id);
+        let mut ending = self.lock_ending();
+        ending.retain(|Ending { session, generation, .. }| {
+            let is_over = self.is_seen(*generation) && session.pump() != Pump::Blocked;
+            if is_over {
+                session.close();
+                if let Some(stats) = self.counts_of(session.spec.sensor) {
+                    stats.end(session.id);
+                }
             }
-            !is_drained
+            !is_over
         });
-        self.sensors.clone()
+        drop(ending);
+        self.lock_sensors().clone()
     }
 
     /// Workers offer frames to `session` from now on.
     pub fn add(&self, session: Arc<Session>) {
-        if let Some(stats) = self.sensors.get(session.spec.sensor) {
+        if let Some(stats) = self.counts_of(session.spec.sensor) {
             let counted = Arc::clone(&session);
             stats.begin(session.id, move || (&counted.stats).into());
         }
@@ -166,21 +267,20 @@ impl Sessions {
     }
 
     /// Takes a session out. Workers flush what they hold for it when they see the change:
-    /// [`is_drained`](Self::is_drained) with the returned generation tells when all have.
+    /// [`is_drained`](Self::is_drained) with the returned generation tells when all have, and
+    /// [`abandon`](Self::abandon) ends it if that takes too long.
     pub fn remove(&self, id: u64) -> u64 {
-        let mut sensor = None;
+        let mut removed = None;
         let generation = self.change(|list| {
             list.retain(|session| {
                 if session.id == id {
-                    sensor = Some(session.spec.sensor);
+                    removed = Some(Arc::clone(session));
                 }
                 session.id != id
             });
         });
-        if let Some(sensor) = sensor {
-            let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
-            ending.push((generation, sensor, id));
-            drop(ending);
+        if let Some(session) = removed {
+            self.lock_ending().push(Ending { session, generation, since: Instant::now() });
             // Those that ended before, so that the list stays short with nobody reading.
             let _counts = self.sensors();
         }
@@ -199,9 +299,43 @@ impl Sessions {
         generation
     }
 
-    /// True once every worker has seen `generation` and flushed what it ended.
+    /// True once every worker has seen `generation` and flushed what it ended, and the clients of
+    /// the sessions that it ended were sent what waited for them.
     #[must_use]
     pub fn is_drained(&self, generation: u64) -> bool {
+        let _counts = self.sensors();
+        self.is_seen(generation)
+            && self.lock_ending().iter().all(|ending| ending.generation > generation)
+    }
+
+    /// The time of the sessions that `generation` ended is over: what still waits is given up and
+    /// counted.
+    pub fn abandon(&self, generation: u64) {
+        for ending in self.lock_ending().iter() {
+            if ending.generation <= generation {
+                ending.session.close();
+            }
+        }
+    }
+
+    /// Goes on with sessions that nobody waits for, as those of a lost control connection, and
+    /// never waits itself.
+    pub fn tend(&self) {
+        let Ok(ending) = self.ending.try_lock() else { return };
+        for Ending { session, since, .. } in ending.iter() {
+            if since.elapsed() > ENDING {
+                session.close();
+            } else {
+                session.pump();
+            }
+        }
+    }
+
+    fn lock_ending(&self) -> MutexGuard<'_, Vec<Ending>> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_seen(&self, generation: u64) -> bool {
         // ORDER: Acquire, pairs with the Release in `mark_seen`: the flush came before it.
         self.seen.iter().all(|seen| seen.load(Ordering::Acquire) >= generation)
     }
@@ -224,3 +358,6 @@ impl Sessions {
         self.list.load()
     }
 }
+
+#[cfg(test)]
+mod tests;

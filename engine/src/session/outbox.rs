@@ -2,25 +2,30 @@
 //!
 //! ```text
 //! worker A --submit--> queue --+                      (a bounded lock-free queue)
-//! worker B --submit--> queue --+--> whoever holds `sender`: stamp, sendmmsg, next run
+//! worker B --submit--> queue --+--> whoever holds `link`: Datagrams | Tcp, next run
+//! control  --pump--> (nudge) --+
 //! ```
 //!
-//! A worker that finds the sender taken leaves its run in the queue and goes on: the holder looks
+//! A worker that finds the link taken leaves its run in the queue and goes on: the holder looks
 //! once more after it has let go. So datagrams leave in the order of their numbers, which a
 //! receiver may count on, and a slow send delays nobody's capture but the sender's own.
 
-use std::net::UdpSocket;
-use std::sync::Mutex;
-use std::sync::atomic::{Ordering, fence};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crossbeam_queue::ArrayQueue;
+use socket2::Socket;
 
-use crate::stats::{SessionDrop, SessionStats};
-use crate::sys::udp::{SendOutcome, send_datagrams};
+use crate::rpcap::MAX_UDP_PAYLOAD;
+use crate::stats::SessionStats;
 
-use super::Encoding;
-use super::run::Run;
+use super::datagrams::Datagrams;
+use super::run::{Form, Run};
+use super::tcp::Tcp;
+use super::{Encoding, Pump, SessionSpec};
 
 /// Runs that may wait or be filled, per session: two a worker, and some in the queue.
 pub(super) const RUNS: usize = 16;
@@ -29,28 +34,77 @@ pub(super) const RUNS: usize = 16;
 pub(super) struct Outbox {
     queue: ArrayQueue<Box<Run>>,
     pool: ArrayQueue<Box<Run>>,
-    sender: Mutex<Sender>,
+    socket: Arc<Socket>,
+    link: Mutex<Link>,
+    /// Somebody found the link taken who had no run to leave.
+    is_nudged: AtomicBool,
+    /// Nothing is to be sent any more.
+    is_closed: AtomicBool,
+    /// Nothing is sent any more, whoever ended it.
+    is_over: AtomicBool,
+    /// Most bytes of a datagram in the next runs.
+    size: AtomicUsize,
 }
 
+/// How the data travel.
 #[derive(Debug)]
-struct Sender {
-    socket: UdpSocket,
-    sequence: u32,
-    number: u32,
+enum Link {
+    Udp(Box<Datagrams>),
+    Tcp(Box<Tcp>),
 }
 
 impl Outbox {
-    pub(super) fn new(socket: UdpSocket, encoding: Encoding, datagram_bytes: usize) -> Self {
+    /// Over a connected, non-blocking UDP socket.
+    pub(super) fn udp(socket: Socket, spec: &SessionSpec) -> io::Result<Self> {
+        let form = match spec.encoding {
+            Encoding::Stream => Form::Stream,
+            Encoding::Plain => Form::Plain,
+        };
+        let socket = Arc::new(socket);
+        let datagrams = Datagrams::new(Arc::clone(&socket), form, spec)?;
+        let size = datagrams.size(spec);
+        Ok(Self::new(socket, Link::Udp(Box::new(datagrams)), form, size))
+    }
+
+    /// Over a connected, non-blocking TCP socket.
+    pub(super) fn tcp(socket: Socket) -> Self {
+        let socket = Arc::new(socket);
+        let tcp = Tcp::new(Arc::clone(&socket));
+        Self::new(socket, Link::Tcp(Box::new(tcp)), Form::Messages, MAX_UDP_PAYLOAD)
+    }
+
+    fn new(socket: Arc<Socket>, link: Link, form: Form, size: usize) -> Self {
         let pool = ArrayQueue::new(RUNS);
-        while pool.push(Box::new(Run::new(encoding, datagram_bytes))).is_ok() {}
-        // "npkt" counts from 1, "seqno" from 0.
-        let sender = Mutex::new(Sender { socket, sequence: 0, number: 1 });
-        Self { queue: ArrayQueue::new(RUNS), pool, sender }
+        while pool.push(Box::new(Run::new(form))).is_ok() {}
+        Self {
+            queue: ArrayQueue::new(RUNS),
+            pool,
+            socket,
+            link: Mutex::new(link),
+            is_nudged: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+            size: AtomicUsize::new(size),
+        }
+    }
+
+    /// The socket, to wait for it.
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// True when nothing is sent any more: frames need not be encoded.
+    pub(super) fn is_over(&self) -> bool {
+        // Relaxed: one that is late is counted when its run is submitted.
+        self.is_over.load(Ordering::Relaxed)
     }
 
     /// An empty run, or `None` while all of them wait to be sent.
     pub(super) fn take_run(&self) -> Option<Box<Run>> {
-        self.pool.pop()
+        let mut run = self.pool.pop()?;
+        // Relaxed: a run that is packed too large is cut anew.
+        run.limit(self.size.load(Ordering::Relaxed));
+        Some(run)
     }
 
     /// Hands a finished run over, and sends what waits unless another worker is at it. Returns
@@ -59,7 +113,27 @@ impl Outbox {
         // There are as many places in the queue as runs in the world.
         let queued = self.queue.push(run).is_ok();
         debug_assert!(queued, "the queue holds every run there is");
-        self.drain(stats)
+        let mut started = None;
+        self.drain(stats, &mut started);
+        started.map(|at| u64::try_from(at.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Goes on with what waits.
+    pub(super) fn pump(&self, stats: &SessionStats) -> Pump {
+        // Relaxed: the fences in `drain` order it.
+        self.is_nudged.store(true, Ordering::Relaxed);
+        match self.drain(stats, &mut None) {
+            Some(pump) => pump,
+            None if self.is_over() => Pump::Broken,
+            // Somebody else is at it: who knows how it will end.
+            None => Pump::Blocked,
+        }
+    }
+
+    /// Gives up what waits and what is to come, over TCP.
+    pub(super) fn close(&self, stats: &SessionStats) {
+        self.is_closed.store(true, Ordering::Relaxed);
+        self.pump(stats);
     }
 
     /// Gives an unused run back.
@@ -68,57 +142,57 @@ impl Outbox {
         let _there_is_room = self.pool.push(run);
     }
 
-    fn drain(&self, stats: &SessionStats) -> Option<u64> {
-        let mut started = None;
+    /// Does all there is to do; `None` if another thread is at it, which then does.
+    fn drain(&self, stats: &SessionStats, started: &mut Option<Instant>) -> Option<Pump> {
+        let mut result = None;
         loop {
             // ORDER: SeqCst fence, paired with the one below. Either the holder's look at the
-            // queue comes after our push and finds the run, or our try_lock comes after its
-            // unlock and succeeds.
+            // queue and the nudge comes after our push or store and finds it, or our try_lock comes
+            // after its unlock and succeeds.
             fence(Ordering::SeqCst);
-            let Ok(mut sender) = self.sender.try_lock() else { break };
-            while let Some(run) = self.queue.pop() {
-                started.get_or_insert_with(Instant::now);
-                let run = sender.send(run, stats);
-                self.give_back(run);
-            }
-            drop(sender);
+            let Ok(mut link) = self.link.try_lock() else { break };
+            // Relaxed: whoever nudges after this and finds the link taken is seen below.
+            self.is_nudged.store(false, Ordering::Relaxed);
+            let now = *started.get_or_insert_with(Instant::now);
+            result = Some(self.work(&mut link, now, stats));
+            drop(link);
             fence(Ordering::SeqCst);
-            if self.queue.is_empty() {
+            if self.queue.is_empty() && !self.is_nudged.load(Ordering::Relaxed) {
                 break;
             }
         }
-        started.map(|at| u64::try_from(at.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        result
     }
-}
 
-impl Sender {
-    fn send(&mut self, mut run: Box<Run>, stats: &SessionStats) -> Box<Run> {
-        run.stamp(self.sequence, self.number);
-        let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-        // Given-up datagrams and frames are counted too: the receiver sees the loss.
-        self.sequence = self.sequence.wrapping_add(count(run.ends.len()));
-        self.number = self.number.wrapping_add(count(run.frames.len()));
-        let SendOutcome { datagrams, bytes, failed } =
-            send_datagrams(&self.socket, &run.bytes, &run.ends);
-        let lost = |mark: &&super::run::FrameMark| {
-            failed.iter().any(|range| range.start <= mark.last && mark.first < range.end)
-        };
-        let (mut frames, mut caplen, mut gone) = (0, 0, 0);
-        for mark in &run.frames {
-            if failed.is_empty() || !lost(&mark) {
-                frames += 1;
-                caplen += mark.caplen as u64;
-            } else {
-                gone += 1;
+    fn work(&self, link: &mut Link, now: Instant, stats: &SessionStats) -> Pump {
+        match link {
+            Link::Udp(datagrams) => {
+                datagrams.look(now, &self.size, stats);
+                while let Some(mut run) = self.queue.pop() {
+                    datagrams.send(&mut run, &self.size, stats);
+                    self.give_back(run);
+                }
+                Pump::Idle
+            }
+            Link::Tcp(tcp) => {
+                if self.queue.is_empty() {
+                    tcp.check(stats);
+                }
+                tcp.resume(stats);
+                while let Some(mut run) = self.queue.pop() {
+                    tcp.send(&mut run, stats);
+                    self.give_back(run);
+                }
+                // Relaxed: who closed has nudged, and comes by if this look was too early.
+                if self.is_closed.load(Ordering::Relaxed) {
+                    tcp.close(stats);
+                }
+                if tcp.is_over() {
+                    self.is_over.store(true, Ordering::Relaxed);
+                    return Pump::Broken;
+                }
+                if tcp.is_blocked() { Pump::Blocked } else { Pump::Idle }
             }
         }
-        stats.datagrams.fetch_add(datagrams, Ordering::Relaxed);
-        stats.datagram_bytes.fetch_add(bytes, Ordering::Relaxed);
-        stats.sent.fetch_add(frames, Ordering::Relaxed);
-        stats.sent_bytes.fetch_add(caplen, Ordering::Relaxed);
-        if gone != 0 {
-            stats.drop_frames(SessionDrop::SendFailed, gone);
-        }
-        run
     }
 }

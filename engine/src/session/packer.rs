@@ -24,6 +24,8 @@ pub struct Packer {
     session: Arc<Session>,
     filter: Reader<Option<Program>>,
     run: Option<Box<Run>>,
+    /// The session sends no more: frames are only counted.
+    is_over: bool,
     /// Counts not yet added to the session's.
     offered: u64,
     dropped: [u64; SessionDrop::ALL.len()],
@@ -34,7 +36,8 @@ impl Packer {
     #[must_use]
     pub fn new(session: Arc<Session>) -> Self {
         let filter = session.filter.reader();
-        Self { session, filter, run: None, offered: 0, dropped: [0; SessionDrop::ALL.len()] }
+        let dropped = [0; SessionDrop::ALL.len()];
+        Self { session, filter, run: None, is_over: false, offered: 0, dropped }
     }
 
     /// The session it packs for.
@@ -46,6 +49,7 @@ impl Packer {
     /// Before a batch: takes a new filter, if there is one.
     pub fn begin_batch(&mut self) {
         self.filter.refresh();
+        self.is_over = self.session.outbox.is_over();
     }
 
     /// Offers a frame at the worker's time `now_ns`.
@@ -60,6 +64,9 @@ impl Packer {
         }
         if !self.session.sampler.admits(frame.timestamp_ns) {
             return self.count(SessionDrop::Sampling);
+        }
+        if self.is_over {
+            return self.count(SessionDrop::TcpUnsent);
         }
         let run = match &mut self.run {
             Some(run) => run,
@@ -85,7 +92,8 @@ impl Packer {
     #[must_use]
     pub fn deadline_ns(&self, flush_ns: u64) -> Option<u64> {
         let run = self.run.as_ref().filter(|run| !run.is_empty())?;
-        Some(run.opened_ns.saturating_add(flush_ns))
+        let wait_ns = flush_ns.min(self.session.spec.longest_wait_ns);
+        Some(run.opened_ns.saturating_add(wait_ns))
     }
 
     /// Sends what waits, partial datagram included.

@@ -12,15 +12,17 @@
 //!
 //! Both encodings are written here. Stream: 8 bytes, then packets one after the other; a frame
 //! goes on in the next datagram, a packet header never does: a datagram is finished as soon as
-//! it holds `datagram_bytes - 28`, as the reference does. Plain: a message header, then one packet.
+//! it holds `datagram_bytes - 28`, as the reference does. Plain: a message header, then one packet;
+//! over TCP, messages follow one another without datagrams.
+//!
+//! When the path turns out to take less than a run was packed for, what was not sent is cut anew
+//! ([`Run::recut`]): the stream goes on where it was, in smaller datagrams.
 
 use crate::frame::WireFrame;
 use crate::rpcap::{
     HEADER_BYTES, Header, MAX_UDP_PAYLOAD, MessageType, PACKET_HEADER_BYTES, PacketHeader,
     STREAM_HEADER_BYTES, STREAM_NO_PACKET, StreamHeader,
 };
-
-use super::Encoding;
 
 /// Bytes of a run's buffer: one frame of the largest size, and a batch of small ones.
 pub(super) const RUN_BYTES: usize = 160 * 1024;
@@ -34,10 +36,22 @@ pub(crate) const MAX_CAPLEN: usize = 65_535 + 14 + 8;
 /// Smallest useful datagram: headers and something of a frame.
 pub(crate) const MIN_DATAGRAM: usize = 128;
 
+/// What a run is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// [`Encoding::Stream`](super::Encoding::Stream).
+    Stream,
+    /// [`Encoding::Plain`](super::Encoding::Plain).
+    Plain,
+    /// Messages as in the plain form, for TCP.
+    Messages,
+}
+
 /// A frame's place in a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FrameMark {
-    /// Offset of the packet number in the buffer.
+    /// Offset of the packet number in the buffer; 0 if it was sent with an earlier part of the
+    /// frame, whose rest begins with the buffer's first datagram.
     pub number_at: usize,
     /// First and last datagram that carry a part of it.
     pub first: usize,
@@ -45,6 +59,8 @@ pub(super) struct FrameMark {
     pub last: usize,
     /// Bytes of the frame.
     pub caplen: usize,
+    /// Those of them that are in this buffer.
+    pub here: usize,
 }
 
 /// See the module. Buffers are allocated once and recycled.
@@ -56,29 +72,44 @@ pub(super) struct Run {
     pub frames: Vec<FrameMark>,
     /// When the first frame was offered, worker's clock, ns.
     pub opened_ns: u64,
-    encoding: Encoding,
+    /// Frames that lost bytes because a datagram has no room for them.
+    pub cut: u64,
+    form: Form,
     datagram_bytes: usize,
     /// Start of the datagram being filled, if one is.
     open: Option<usize>,
 }
 
 impl Run {
-    pub(super) fn new(encoding: Encoding, datagram_bytes: usize) -> Self {
+    pub(super) fn new(form: Form) -> Self {
         Self {
             bytes: Vec::with_capacity(RUN_BYTES),
             ends: Vec::with_capacity(RUN_BYTES / MIN_DATAGRAM),
             frames: Vec::with_capacity(RUN_BYTES / PACKET_HEADER_BYTES),
             opened_ns: 0,
-            encoding,
-            datagram_bytes,
+            cut: 0,
+            form,
+            datagram_bytes: MAX_UDP_PAYLOAD,
             open: None,
         }
+    }
+
+    /// Sets the most bytes of a datagram, for an empty run.
+    pub(super) fn limit(&mut self, datagram_bytes: usize) {
+        debug_assert!(self.is_empty(), "datagrams of one run are packed alike");
+        self.datagram_bytes = datagram_bytes.max(MIN_DATAGRAM);
+    }
+
+    /// The most bytes of a datagram.
+    pub(super) fn datagram_bytes(&self) -> usize {
+        self.datagram_bytes
     }
 
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
         self.frames.clear();
+        self.cut = 0;
         self.open = None;
     }
 
@@ -93,9 +124,15 @@ impl Run {
 
     /// Adds a frame.
     pub(super) fn push(&mut self, frame: &WireFrame<'_>) {
-        match self.encoding {
-            Encoding::Stream => self.push_stream(frame),
-            Encoding::Plain => self.push_plain(frame),
+        match self.form {
+            Form::Stream => self.push_stream(frame),
+            Form::Plain => {
+                let room = self.datagram_bytes - HEADER_BYTES - PACKET_HEADER_BYTES;
+                self.cut += u64::from(frame.caplen() > room);
+                self.push_message(frame, frame.caplen().min(room));
+                self.ends.push(self.bytes.len());
+            }
+            Form::Messages => self.push_message(frame, frame.caplen()),
         }
     }
 
@@ -107,30 +144,43 @@ impl Run {
     }
 
     fn push_stream(&mut self, frame: &WireFrame<'_>) {
+        self.begin_packet();
+        let first = self.ends.len();
+        let caplen = frame.caplen();
+        let number_at = self.push_packet_header(frame, caplen);
+        frame.for_each_piece(|piece| self.push_bytes(piece));
+        self.end_packet(FrameMark { number_at, first, last: first, caplen, here: caplen });
+    }
+
+    /// Opens a datagram if none is, and says in it that a packet starts here, if it is the first.
+    fn begin_packet(&mut self) {
         let start = self.datagram();
         if self.bytes[start + 2..start + 4] == STREAM_NO_PACKET.to_be_bytes() {
             let at =
                 u16::try_from(self.bytes.len() - start).expect("datagrams have 64 KiB at most");
             self.bytes[start + 2..start + 4].copy_from_slice(&at.to_be_bytes());
         }
-        let first = self.ends.len();
-        let caplen = frame.caplen();
-        let number_at = self.push_packet_header(frame, caplen);
-        frame.for_each_piece(|mut piece| {
-            while !piece.is_empty() {
-                let start = self.datagram();
-                let room = self.datagram_bytes - (self.bytes.len() - start);
-                let (now, later) = piece.split_at(room.min(piece.len()));
-                self.bytes.extend_from_slice(now);
-                piece = later;
-                // Cut only where the next piece, or the next packet's header, cannot follow.
-                if now.len() == room {
-                    self.finish();
-                }
+    }
+
+    /// Adds a frame's bytes, in as many datagrams as they need.
+    fn push_bytes(&mut self, mut piece: &[u8]) {
+        while !piece.is_empty() {
+            let start = self.datagram();
+            let room = self.datagram_bytes - (self.bytes.len() - start);
+            let (now, later) = piece.split_at(room.min(piece.len()));
+            self.bytes.extend_from_slice(now);
+            piece = later;
+            // Cut only where the next piece, or the next packet's header, cannot follow.
+            if now.len() == room {
+                self.finish();
             }
-        });
+        }
+    }
+
+    /// Notes the frame that is complete now.
+    fn end_packet(&mut self, mark: FrameMark) {
         let last = self.ends.len() - usize::from(self.open.is_none());
-        self.frames.push(FrameMark { number_at, first, last, caplen });
+        self.frames.push(FrameMark { last, ..mark });
         if let Some(start) = self.open
             && self.bytes.len() - start
                 > self.datagram_bytes - (PACKET_HEADER_BYTES + STREAM_HEADER_BYTES)
@@ -150,9 +200,8 @@ impl Run {
         })
     }
 
-    fn push_plain(&mut self, frame: &WireFrame<'_>) {
-        let caplen = frame.caplen().min(MAX_UDP_PAYLOAD - HEADER_BYTES - PACKET_HEADER_BYTES);
-        let len = u32::try_from(PACKET_HEADER_BYTES + caplen).expect("fits a datagram");
+    fn push_message(&mut self, frame: &WireFrame<'_>, caplen: usize) {
+        let len = u32::try_from(PACKET_HEADER_BYTES + caplen).expect("cut to MAX_CAPLEN");
         self.bytes.extend_from_slice(&Header::new(MessageType::Packet, 0, len).to_bytes());
         let number_at = self.push_packet_header(frame, caplen);
         let mut left = caplen;
@@ -162,8 +211,7 @@ impl Run {
             self.bytes.extend_from_slice(piece);
         });
         let at = self.ends.len();
-        self.frames.push(FrameMark { number_at, first: at, last: at, caplen });
-        self.ends.push(self.bytes.len());
+        self.frames.push(FrameMark { number_at, first: at, last: at, caplen, here: caplen });
     }
 
     /// Returns where the packet number stands.
@@ -181,14 +229,66 @@ impl Run {
         self.bytes.len() - 4
     }
 
-    /// Writes the numbers in: datagrams from `sequence`, packets from `number`.
-    pub(super) fn stamp(&mut self, sequence: u32, number: u32) {
+    /// Puts what is left of the finished stream `old` from its datagram `from` on into this run,
+    /// which is empty, cut to this one's datagrams. Packets keep their numbers; those that
+    /// `is_lost` says lost a part already are left out.
+    pub(super) fn recut(&mut self, old: &Self, from: usize, is_lost: impl Fn(&FrameMark) -> bool) {
+        debug_assert_eq!((self.form, old.form), (Form::Stream, Form::Stream));
+        for mark in old.frames.iter().filter(|mark| mark.last >= from && !is_lost(mark)) {
+            let mut at = match mark.number_at {
+                0 => old.payload_at(0),
+                number_at => number_at + size_of::<u32>(),
+            };
+            let mut number_at = 0;
+            if mark.number_at != 0 && mark.first >= from {
+                self.begin_packet();
+                self.bytes.extend_from_slice(&old.bytes[at - PACKET_HEADER_BYTES..at]);
+                number_at = self.bytes.len() - size_of::<u32>();
+            }
+            let first = self.ends.len();
+            let (mut datagram, mut left, mut here) = (mark.first, mark.here, 0);
+            loop {
+                let piece = &old.bytes[at..old.ends[datagram].min(at + left)];
+                left -= piece.len();
+                if datagram >= from {
+                    here += piece.len();
+                    self.push_bytes(piece);
+                }
+                if left == 0 {
+                    break;
+                }
+                datagram += 1;
+                at = old.payload_at(datagram);
+            }
+            let caplen = mark.caplen;
+            self.end_packet(FrameMark { number_at, first, last: first, caplen, here });
+        }
+        self.finish();
+    }
+
+    /// Bytes of a finished datagram.
+    pub(super) fn datagram_len(&self, datagram: usize) -> usize {
+        self.ends[datagram] - if datagram == 0 { 0 } else { self.ends[datagram - 1] }
+    }
+
+    /// Where the stream's bytes begin in a datagram.
+    fn payload_at(&self, datagram: usize) -> usize {
+        let start = if datagram == 0 { 0 } else { self.ends[datagram - 1] };
+        start + STREAM_HEADER_BYTES
+    }
+
+    /// Writes the packets' numbers in.
+    pub(super) fn stamp_packets(&mut self, number: u32) {
         let mut next = number;
         for frame in &self.frames {
             self.bytes[frame.number_at..frame.number_at + 4].copy_from_slice(&next.to_be_bytes());
             next = next.wrapping_add(1);
         }
-        if self.encoding == Encoding::Stream {
+    }
+
+    /// Writes the datagrams' numbers in, where they have one.
+    pub(super) fn stamp_datagrams(&mut self, sequence: u32) {
+        if self.form == Form::Stream {
             let (mut start, mut next) = (0, sequence);
             for &end in &self.ends {
                 self.bytes[start + 4..start + 8].copy_from_slice(&next.to_be_bytes());
@@ -214,6 +314,12 @@ mod tests {
             vlan: None,
             offload: Offload::default(),
         }
+    }
+
+    fn limited(form: Form, datagram_bytes: usize) -> Run {
+        let mut run = Run::new(form);
+        run.limit(datagram_bytes);
+        run
     }
 
     fn datagrams(run: &Run) -> Vec<&[u8]> {
@@ -265,7 +371,7 @@ mod tests {
         #[test]
         fn the_stream_reads_back(lens in proptest::collection::vec(0..9100usize, 1..40),
                                  size in 128..1600usize, sequence: u32) {
-            let mut run = Run::new(Encoding::Stream, size);
+            let mut run = limited(Form::Stream, size);
             let mut sent = Vec::new();
             for (n, len) in lens.iter().enumerate() {
                 if run.is_full() { break; }
@@ -274,7 +380,8 @@ mod tests {
                 sent.push((u32::try_from(n).unwrap() + 5, data));
             }
             run.finish();
-            run.stamp(sequence, 5);
+            run.stamp_packets(5);
+            run.stamp_datagrams(sequence);
             let datagrams = datagrams(&run);
             prop_assert!(datagrams.iter().all(|d| d.len() <= size && d.len() > 8));
             prop_assert_eq!(&decode(&datagrams, sequence), &sent);
@@ -289,9 +396,66 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn a_stream_that_is_cut_anew_anywhere_goes_on(
+            lens in proptest::collection::vec(0..9100usize, 1..20),
+            sizes in proptest::collection::vec(128..9000usize, 1..4),
+            places in proptest::collection::vec(0.0..1.0f64, 3),
+            first_size in 128..9000usize,
+        ) {
+            let mut run = limited(Form::Stream, first_size);
+            let mut packets = Vec::new();
+            for (n, len) in (5u32..).zip(&lens) {
+                if run.is_full() { break; }
+                let data: Vec<u8> = (0..*len).map(|i| u8::try_from((i * 3 + n as usize) & 255).unwrap()).collect();
+                run.push(&frame(&data).wire(usize::MAX));
+                packets.push((n, data));
+            }
+            run.finish();
+            run.stamp_packets(5);
+            run.stamp_datagrams(77);
+            let (mut sent, mut sequence) = (Vec::new(), 77u32);
+            let mut frames = 0;
+            for (size, place) in sizes.iter().zip(&places) {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in a list")]
+                let from = (place * run.ends.len() as f64) as usize;
+                sent.extend(datagrams(&run)[..from].iter().map(|d| d.to_vec()));
+                frames += run.frames.iter().filter(|mark| mark.last < from).count();
+                let mut smaller = limited(Form::Stream, *size);
+                smaller.recut(&run, from, |_mark| false);
+                sequence = sequence.wrapping_add(u32::try_from(from).unwrap());
+                smaller.stamp_datagrams(sequence);
+                prop_assert!(datagrams(&smaller).iter().all(|d| d.len() <= *size && d.len() > 8));
+                run = smaller;
+            }
+            sent.extend(datagrams(&run).iter().map(|d| d.to_vec()));
+            frames += run.frames.len();
+            let sent: Vec<&[u8]> = sent.iter().map(Vec::as_slice).collect();
+            prop_assert_eq!(decode(&sent, 77), packets.clone());
+            prop_assert_eq!(frames, packets.len(), "each is counted once");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_lost_its_beginning_is_left_out_when_the_rest_is_cut_anew() {
+        let mut run = limited(Form::Stream, 500);
+        for n in 0..3 {
+            run.push(&frame(&[n; 1000]).wire(usize::MAX));
+        }
+        run.finish();
+        run.stamp_packets(1);
+        let mut smaller = limited(Form::Stream, 300);
+        // Datagram 2 holds the end of the first frame and the beginning of the second.
+        assert_eq!((run.frames[0].last, run.frames[1].first), (2, 2));
+        smaller.recut(&run, 3, |mark| mark.first <= 2);
+        smaller.stamp_datagrams(3);
+        assert_eq!(decode(&datagrams(&smaller), 3), [(3, vec![2; 1000])]);
+    }
+
     #[test]
     fn small_packets_share_a_datagram() {
-        let mut run = Run::new(Encoding::Stream, 1472);
+        let mut run = limited(Form::Stream, 1472);
         let data = [7u8; 60];
         for _ in 0..18 {
             run.push(&frame(&data).wire(usize::MAX));
@@ -302,11 +466,12 @@ mod tests {
 
     #[test]
     fn a_plain_datagram_is_one_message() {
-        let mut run = Run::new(Encoding::Plain, 1472);
+        let mut run = limited(Form::Plain, MAX_UDP_PAYLOAD);
         run.push(&frame(&[1, 2, 3]).wire(usize::MAX));
         run.push(&frame(&[4; 2000]).wire(usize::MAX));
         run.finish();
-        run.stamp(9, 41);
+        run.stamp_packets(41);
+        run.stamp_datagrams(9);
         let datagrams = datagrams(&run);
         assert_eq!(datagrams.len(), 2);
         assert_eq!(datagrams[0][..8], [0, 7, 0, 0, 0, 0, 0, 23]);
@@ -317,7 +482,7 @@ mod tests {
 
     #[test]
     fn a_plain_frame_too_large_for_udp_is_cut_and_says_so() {
-        let mut run = Run::new(Encoding::Plain, 1472);
+        let mut run = limited(Form::Plain, MAX_UDP_PAYLOAD);
         let data = vec![9; 65_549];
         run.push(&frame(&data).wire(usize::MAX));
         assert_eq!(run.ends, [65_507]);
@@ -326,7 +491,7 @@ mod tests {
 
     #[test]
     fn the_largest_frame_fits_an_almost_full_run() {
-        let mut run = Run::new(Encoding::Stream, MIN_DATAGRAM);
+        let mut run = limited(Form::Stream, MIN_DATAGRAM);
         let small = [1u8; 60];
         while !run.is_full() {
             run.push(&frame(&small).wire(usize::MAX));

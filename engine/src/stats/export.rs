@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -20,6 +21,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
+use super::control::ControlStats;
 use super::histogram::{Distribution, SharedHistograms, Stage};
 use super::sensor::{SensorState, SensorStats, SessionCounts};
 use super::{DropReason, SessionDrop, WorkerStats};
@@ -30,6 +32,8 @@ pub struct Exported {
     pub workers: Vec<Arc<WorkerStats>>,
     /// Each worker's published histograms.
     pub histograms: Vec<SharedHistograms>,
+    /// Counters of the control connections.
+    pub control: Arc<ControlStats>,
     /// The sensors there are now.
     pub sensors: Box<dyn Fn() -> Vec<Arc<SensorStats>> + Send + Sync>,
     /// Why the tap is not ready, if it is not.
@@ -73,7 +77,10 @@ enum Value {
     Sensor(fn(&SessionCounts) -> u64),
     SensorDrops,
     SensorSessions,
+    SensorDatagramSize,
     SensorStates,
+    Control(fn(&ControlStats) -> &AtomicU64),
+    Clients,
     Latency,
     Build,
 }
@@ -85,9 +92,10 @@ impl Metric {
         match self.source {
             Value::Worker(_) => &["worker"],
             Value::WorkerDrops => &["worker", "reason"],
-            Value::Sensor(_) | Value::SensorSessions => &["sensor"],
+            Value::Sensor(_) | Value::SensorSessions | Value::SensorDatagramSize => &["sensor"],
             Value::SensorDrops => &["sensor", "reason"],
             Value::SensorStates => &["sensor", "state"],
+            Value::Control(_) | Value::Clients => &[],
             Value::Latency => &["stage"],
             Value::Build => &["version", "commit"],
         }
@@ -106,10 +114,15 @@ impl Metric {
 
     fn metric_type(&self) -> MetricType {
         match self.source {
-            Value::Worker(_) | Value::WorkerDrops | Value::Sensor(_) | Value::SensorDrops => {
-                MetricType::Counter
-            }
-            Value::SensorSessions | Value::SensorStates => MetricType::Gauge,
+            Value::Worker(_)
+            | Value::WorkerDrops
+            | Value::Sensor(_)
+            | Value::SensorDrops
+            | Value::Control(_) => MetricType::Counter,
+            Value::SensorSessions
+            | Value::SensorDatagramSize
+            | Value::SensorStates
+            | Value::Clients => MetricType::Gauge,
             Value::Latency => MetricType::Histogram,
             Value::Build => MetricType::Info,
         }
@@ -199,7 +212,7 @@ pub const METRICS: &[Metric] = &[
     ),
     metric(
         "podtap_session_frames_sent_total",
-        "Frames whose every datagram the kernel took",
+        "Frames that the kernel took to the last byte",
         Value::Sensor(|counts| counts.sent),
     ),
     metric(
@@ -214,13 +227,33 @@ pub const METRICS: &[Metric] = &[
     ),
     metric(
         "podtap_session_datagrams_total",
-        "Datagrams that the kernel took",
+        "Datagrams, or messages over TCP, that the kernel took",
         Value::Sensor(|counts| counts.datagrams),
     ),
     metric(
         "podtap_session_datagram_bytes_total",
-        "UDP payload bytes of the datagrams that the kernel took",
+        "Payload bytes of the datagrams, or the messages over TCP, that the kernel took",
         Value::Sensor(|counts| counts.datagram_bytes),
+    ),
+    metric(
+        "podtap_session_datagram_size_lowered_total",
+        "Times that the path to the sensor was found to take smaller datagrams than it did, or than its route says",
+        Value::Sensor(|counts| counts.size_lowered),
+    ),
+    metric(
+        "podtap_session_datagrams_over_mtu_total",
+        "Plain datagrams that are larger than the path takes, so that they became IP fragments",
+        Value::Sensor(|counts| counts.datagrams_over_mtu),
+    ),
+    metric(
+        "podtap_session_frames_cut_total",
+        "Frames sent with fewer bytes than the sensor wants, so that they fit into a datagram",
+        Value::Sensor(|counts| counts.frames_cut),
+    ),
+    metric(
+        "podtap_sensor_datagram_bytes",
+        "Most UDP payload bytes of a datagram to the sensor as of now, 0 without a capture over UDP",
+        Value::SensorDatagramSize,
     ),
     metric("podtap_sensor_sessions", "Captures that run for the sensor", Value::SensorSessions),
     metric(
@@ -228,6 +261,37 @@ pub const METRICS: &[Metric] = &[
         "1 for the state that the conversation with the sensor is in, 0 for the others",
         Value::SensorStates,
     ),
+    metric(
+        "podtap_control_connections_total",
+        "Connections accepted from clients (--listen)",
+        Value::Control(|control| &control.connections),
+    ),
+    metric(
+        "podtap_control_refused_hosts_total",
+        "Connections refused: the host is not in --allow-hosts, or gave too many wrong passwords",
+        Value::Control(|control| &control.refused_hosts),
+    ),
+    metric(
+        "podtap_control_refused_connections_total",
+        "Connections refused or dropped because there were too many",
+        Value::Control(|control| &control.refused_connections),
+    ),
+    metric(
+        "podtap_control_auth_failures_total",
+        "Authentications refused, of clients and sensors",
+        Value::Control(|control| &control.auth_failures),
+    ),
+    metric(
+        "podtap_control_timeouts_total",
+        "Control connections ended because nothing came, or nothing was read, for too long",
+        Value::Control(|control| &control.timeouts),
+    ),
+    metric(
+        "podtap_control_accept_failures_total",
+        "Times that the system had no descriptor or memory for a connection",
+        Value::Control(|control| &control.accept_failures),
+    ),
+    metric("podtap_control_clients", "Clients that are connected to the tap", Value::Clients),
     metric(
         "podtap_latency_seconds",
         "Time that frames took: in the ring until a worker took them, then until their datagram \
@@ -315,6 +379,11 @@ impl Collector for Exporter {
                         }
                     }
                 }
+                Value::SensorDatagramSize => {
+                    for (counts, _, _, sensor) in &sensors {
+                        gauge(&mut out, sensor.labels(), counts.datagram_size)?;
+                    }
+                }
                 Value::SensorSessions => {
                     for (_, open, _, sensor) in &sensors {
                         gauge(&mut out, sensor.labels(), u64::try_from(*open).unwrap_or(u64::MAX))?;
@@ -327,6 +396,14 @@ impl Collector for Exporter {
                             gauge(&mut out, &labels, u64::from(state == now))?;
                         }
                     }
+                }
+                Value::Control(get) => {
+                    let count = get(&self.exported.control).load(Ordering::Relaxed);
+                    out.encode_counter::<NoLabelSet, _, f64>(&count, None)?;
+                }
+                Value::Clients => {
+                    let clients = self.exported.control.clients.load(Ordering::Relaxed);
+                    out.encode_gauge(&clients)?;
                 }
                 Value::Latency => self.latency(&mut out)?,
                 Value::Build => out.encode_info(&self.build)?,

@@ -13,6 +13,7 @@
 //! published once per batch, and are right one by one; a snapshot of several is not one moment.
 
 pub mod account;
+pub mod control;
 pub mod export;
 pub mod histogram;
 pub mod sensor;
@@ -99,6 +100,12 @@ reasons! {
         QueueFull = "queue_full",
         /// The kernel refused the datagram.
         SendFailed = "send_failed",
+        /// The path takes datagrams of no useful size.
+        TooLarge = "datagram_too_large",
+        /// The client reads its TCP connection too slowly: no room in the backlog.
+        TcpBacklog = "tcp_backlog",
+        /// The TCP connection broke, or the capture ended, before the frame was sent.
+        TcpUnsent = "tcp_unsent",
     }
 }
 
@@ -147,14 +154,23 @@ impl WorkerStats {
 pub struct SessionStats {
     /// Frames that workers offered.
     pub offered: AtomicU64,
-    /// Frames whose every datagram the kernel took.
+    /// Frames that the kernel took to the last byte.
     pub sent: AtomicU64,
     /// Captured bytes of those.
     pub sent_bytes: AtomicU64,
     /// Datagrams (or TCP writes' messages) that the kernel took.
     pub datagrams: AtomicU64,
-    /// UDP payload bytes of those.
+    /// Payload bytes of those.
     pub datagram_bytes: AtomicU64,
+    /// Times that the path was found to take smaller datagrams than it did, or than its route
+    /// says.
+    pub size_lowered: AtomicU64,
+    /// Datagrams larger than the path takes, which became IP fragments (plain form only).
+    pub datagrams_over_mtu: AtomicU64,
+    /// Frames sent with fewer bytes than the sensor wants, so that they fit into a datagram.
+    pub frames_cut: AtomicU64,
+    /// UDP payload bytes that a datagram holds at most, as of now; 0 for TCP.
+    pub datagram_size: AtomicU64,
     /// Frames not sent, by [`SessionDrop`] as index.
     pub dropped: [AtomicU64; SessionDrop::ALL.len()],
 }

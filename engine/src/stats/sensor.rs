@@ -30,21 +30,40 @@ reasons! {
 pub struct SessionCounts {
     /// Frames that workers offered.
     pub offered: u64,
-    /// Frames whose every datagram the kernel took.
+    /// Frames that the kernel took to the last byte.
     pub sent: u64,
     /// Captured bytes of those.
     pub sent_bytes: u64,
     /// Datagrams that the kernel took.
     pub datagrams: u64,
-    /// UDP payload bytes of those.
+    /// Payload bytes of those.
     pub datagram_bytes: u64,
+    /// Times that the path was found to take smaller datagrams.
+    pub size_lowered: u64,
+    /// Datagrams that became IP fragments.
+    pub datagrams_over_mtu: u64,
+    /// Frames cut to fit into a datagram.
+    pub frames_cut: u64,
+    /// The smallest of the open sessions' largest datagrams, UDP payload bytes; 0 if there is none.
+    pub datagram_size: u64,
     /// Frames not sent, by [`SessionDrop`] as index.
     pub dropped: [u64; SessionDrop::ALL.len()],
 }
 
 impl From<&SessionStats> for SessionCounts {
     fn from(stats: &SessionStats) -> Self {
-        let SessionStats { offered, sent, sent_bytes, datagrams, datagram_bytes, dropped } = stats;
+        let SessionStats {
+            offered,
+            sent,
+            sent_bytes,
+            datagrams,
+            datagram_bytes,
+            size_lowered,
+            datagrams_over_mtu,
+            frames_cut,
+            datagram_size,
+            dropped,
+        } = stats;
         // Relaxed: each is right by itself, and a batch late at most.
         let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         Self {
@@ -53,6 +72,10 @@ impl From<&SessionStats> for SessionCounts {
             sent_bytes: get(sent_bytes),
             datagrams: get(datagrams),
             datagram_bytes: get(datagram_bytes),
+            size_lowered: get(size_lowered),
+            datagrams_over_mtu: get(datagrams_over_mtu),
+            frames_cut: get(frames_cut),
+            datagram_size: get(datagram_size),
             dropped: dropped.each_ref().map(get),
         }
     }
@@ -61,12 +84,30 @@ impl From<&SessionStats> for SessionCounts {
 impl SessionCounts {
     /// Adds another session's counts.
     pub fn add(&mut self, other: &Self) {
-        let Self { offered, sent, sent_bytes, datagrams, datagram_bytes, dropped } = other;
+        let Self {
+            offered,
+            sent,
+            sent_bytes,
+            datagrams,
+            datagram_bytes,
+            size_lowered,
+            datagrams_over_mtu,
+            frames_cut,
+            datagram_size,
+            dropped,
+        } = other;
         self.offered += offered;
         self.sent += sent;
         self.sent_bytes += sent_bytes;
         self.datagrams += datagrams;
         self.datagram_bytes += datagram_bytes;
+        self.size_lowered += size_lowered;
+        self.datagrams_over_mtu += datagrams_over_mtu;
+        self.frames_cut += frames_cut;
+        self.datagram_size = match (self.datagram_size, *datagram_size) {
+            (0, one) | (one, 0) => one,
+            (one, other) => one.min(other),
+        };
         for (sum, count) in self.dropped.iter_mut().zip(dropped) {
             *sum += count;
         }
@@ -145,7 +186,8 @@ impl SensorStats {
         let mut sessions = self.lock();
         let Some(at) = sessions.live.iter().position(|(live, _)| *live == id) else { return };
         let (_, counters) = sessions.live.swap_remove(at);
-        sessions.ended.add(&counters());
+        // A size is of now, not a sum.
+        sessions.ended.add(&SessionCounts { datagram_size: 0, ..counters() });
     }
 
     /// Sessions that are open.
@@ -173,9 +215,14 @@ mod tests {
     use super::*;
 
     fn count(stats: &SessionStats, by: u64) {
-        let SessionStats { offered, sent, sent_bytes, datagrams, datagram_bytes, dropped } = stats;
+        let SessionStats { offered, sent, sent_bytes, datagrams, datagram_bytes, dropped, .. } =
+            stats;
+        let SessionStats { size_lowered, datagrams_over_mtu, frames_cut, datagram_size, .. } =
+            stats;
+        datagram_size.store(1000 + by, Ordering::Relaxed);
         let fields = [offered, sent, sent_bytes, datagrams, datagram_bytes];
-        for (at, counter) in (1..).zip(fields.into_iter().chain(dropped)) {
+        let more = [size_lowered, datagrams_over_mtu, frames_cut];
+        for (at, counter) in (1..).zip(fields.into_iter().chain(more).chain(dropped)) {
             counter.fetch_add(at * by, Ordering::Relaxed);
         }
     }
@@ -192,10 +239,11 @@ mod tests {
         let before = sensor.counts();
         assert_eq!(before.offered, 6);
         assert_eq!(before.datagram_bytes, 30);
-        assert_eq!(before.dropped, [36, 42, 48, 54]);
-        for id in [1, 0, 2, 2, 9] {
+        assert_eq!(before.frames_cut, 48);
+        assert_eq!(before.dropped, [54, 60, 66, 72, 78, 84, 90]);
+        for (id, datagram_size) in [(1, 1001), (0, 1003), (2, 0), (2, 0), (9, 0)] {
             sensor.end(id);
-            assert_eq!(sensor.counts(), before);
+            assert_eq!(sensor.counts(), SessionCounts { datagram_size, ..before.clone() });
         }
         assert_eq!(sensor.open_sessions(), 0);
         assert!(sessions.iter().all(|stats| Arc::strong_count(stats) == 1), "let go");

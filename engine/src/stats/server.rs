@@ -276,6 +276,7 @@ mod tests {
         Exported {
             workers: vec![Arc::new(worker)],
             histograms: Vec::new(),
+            control: Arc::default(),
             sensors: Box::new(Vec::new),
             readiness: Box::new(move || readiness.clone()),
             build: BuildInfo { version: "1".into(), commit: "c".into() },

@@ -13,7 +13,7 @@ use std::io;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::{NoUninit, Pod, Zeroable};
 use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
 use super::socket::{option, set_option};
@@ -177,6 +177,25 @@ pub(crate) fn bind(socket: impl AsFd, ethertype: u16, ifindex: u32) -> io::Resul
     // it lives until the call returns.
     let answer = unsafe { libc::bind(fd, (&raw const address).cast(), len) };
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `packet_mreq`.
+#[derive(Clone, Copy, Debug, NoUninit)]
+#[repr(C)]
+struct Membership {
+    mr_ifindex: u32,
+    mr_type: u16,
+    mr_alen: u16,
+    mr_address: [u8; 8],
+}
+
+const _: () = assert!(size_of::<Membership>() == size_of::<libc::packet_mreq>());
+
+/// `PACKET_ADD_MEMBERSHIP` with `PACKET_MR_PROMISC`: until the socket closes.
+pub(crate) fn add_promiscuous(socket: impl AsFd, ifindex: u32) -> io::Result<()> {
+    let mr_type = u16::try_from(libc::PACKET_MR_PROMISC).map_err(io::Error::other)?;
+    let membership = Membership { mr_ifindex: ifindex, mr_type, mr_alen: 0, mr_address: [0; 8] };
+    set_option(socket, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership)
 }
 
 /// `PACKET_VERSION`: the layout of this file.

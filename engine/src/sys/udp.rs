@@ -1,16 +1,17 @@
-//! Sends many datagrams with few calls.
+//! Sends many datagrams with few calls, and asks the kernel how large they may be.
 #![expect(
     unsafe_code,
     reason = "sendmmsg takes arrays of pointers, which no safe crate fills without allocating"
 )]
 
 use std::io;
-use std::net::UdpSocket;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::socket::{option, set_option};
 
 /// Datagrams per call; more gains nothing (spec/capture.md, section 5).
 const PER_CALL: usize = 64;
@@ -27,13 +28,48 @@ pub(crate) struct SendOutcome {
     pub bytes: u64,
     /// Given up, as ranges of indexes; empty unless something failed.
     pub failed: Vec<Range<usize>>,
+    /// EMSGSIZE at this datagram: neither it nor those behind it were sent. Perhaps it is not too
+    /// large, but an earlier one was, as a router's ICMP message now says.
+    pub too_large: Option<usize>,
 }
 
-/// Sends `bytes`, cut at `ends`, on a connected non-blocking socket. Never waits longer than a
+/// Says whether a UDP socket's datagrams may become IP fragments. If not, one that the path is
+/// known not to take is refused with EMSGSIZE, and routers are told not to cut it either.
+pub(crate) fn allow_fragments(socket: impl AsFd, is_v6: bool, is_allowed: bool) -> io::Result<()> {
+    let (level, name, never, always) = match is_v6 {
+        true => (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_DO,
+            libc::IPV6_PMTUDISC_DONT,
+        ),
+        false => {
+            (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO, libc::IP_PMTUDISC_DONT)
+        }
+    };
+    set_option(socket, level, name, &if is_allowed { always } else { never })
+}
+
+/// The path MTU that the kernel knows for a connected socket, bytes, as of its last look at the
+/// route: `connect`, or a send.
+pub(crate) fn path_mtu(socket: impl AsFd, is_v6: bool) -> io::Result<usize> {
+    let mtu: libc::c_int = match is_v6 {
+        true => option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU)?,
+        false => option(socket, libc::IPPROTO_IP, libc::IP_MTU)?,
+    };
+    usize::try_from(mtu).map_err(io::Error::other)
+}
+
+/// Sends `bytes`, cut at `ends`, from datagram `from` on, on a connected non-blocking socket. Never waits longer than a
 /// few milliseconds; what the kernel refuses is in the outcome.
-pub(crate) fn send_datagrams(socket: &UdpSocket, bytes: &[u8], ends: &[usize]) -> SendOutcome {
+pub(crate) fn send_datagrams(
+    socket: &impl AsFd,
+    bytes: &[u8],
+    ends: &[usize],
+    from: usize,
+) -> SendOutcome {
     let mut outcome = SendOutcome::default();
-    let mut next = 0;
+    let mut next = from;
     let mut waits = WAITS;
     // An ICMP error about an earlier datagram is reported at the next send, which did not happen.
     let mut asynchronous_errors = 8;
@@ -48,6 +84,10 @@ pub(crate) fn send_datagrams(socket: &UdpSocket, bytes: &[u8], ends: &[usize]) -
             }
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINTR) => {}
+                Some(libc::EMSGSIZE) => {
+                    outcome.too_large = Some(next);
+                    break;
+                }
                 Some(libc::EAGAIN | libc::ENOBUFS) if waits > 0 => {
                     waits -= 1;
                     wait_writable(socket);
@@ -75,14 +115,14 @@ fn give_up(outcome: &mut SendOutcome, index: usize) {
 }
 
 #[cold]
-fn wait_writable(socket: &UdpSocket) {
+fn wait_writable(socket: &impl AsFd) {
     let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
     // The result does not matter: the next send tells.
     let _ready = poll(&mut fds, PollTimeout::from(1u8));
 }
 
 /// One `sendmmsg` from datagram `next` on; returns how many the kernel took.
-fn send_some(socket: &UdpSocket, bytes: &[u8], ends: &[usize], next: usize) -> io::Result<usize> {
+fn send_some(socket: &impl AsFd, bytes: &[u8], ends: &[usize], next: usize) -> io::Result<usize> {
     let empty = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
     let mut vectors = [empty; PER_CALL];
     // SAFETY: an all-zero mmsghdr is valid: null pointers with zero lengths.
@@ -99,14 +139,17 @@ fn send_some(socket: &UdpSocket, bytes: &[u8], ends: &[usize], next: usize) -> i
         start = end;
         count += 1;
     }
+    let fd = socket.as_fd().as_raw_fd();
     // SAFETY: `messages[..count]` point at `vectors`, those into `bytes`; all outlive the call,
     // and sendmmsg only reads the data.
-    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, 0) };
+    let sent = unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), count, 0) };
     usize::try_from(sent).map_err(|_negative| io::Error::last_os_error())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
+
     use super::*;
 
     fn pair() -> (UdpSocket, UdpSocket) {
@@ -122,7 +165,7 @@ mod tests {
         let (sender, receiver) = pair();
         let ends: Vec<usize> = (1..=150).map(|n| n * (n + 1) / 2).collect();
         let bytes: Vec<u8> = (0..ends[149]).map(|n| u8::try_from(n & 255).unwrap()).collect();
-        let outcome = send_datagrams(&sender, &bytes, &ends);
+        let outcome = send_datagrams(&sender, &bytes, &ends, 0);
         assert_eq!((outcome.datagrams, outcome.bytes), (150, bytes.len() as u64));
         assert!(outcome.failed.is_empty());
         let mut buffer = [0; 2048];
@@ -135,16 +178,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_given_up_and_the_rest_is_sent() {
+    fn what_is_too_large_is_named_and_nothing_behind_it_is_sent() {
         let (sender, receiver) = pair();
         let bytes = vec![1; 70_020];
-        let outcome = send_datagrams(&sender, &bytes, &[10, 70_010, 70_020]);
-        assert_eq!((outcome.datagrams, outcome.bytes), (2, 20));
-        assert_eq!(outcome.failed.len(), 1);
-        assert_eq!(outcome.failed[0], 1..2);
+        let outcome = send_datagrams(&sender, &bytes, &[10, 70_010, 70_020], 0);
+        assert_eq!((outcome.datagrams, outcome.bytes), (1, 10));
+        assert!(outcome.failed.is_empty());
+        assert_eq!(outcome.too_large, Some(1));
         let mut buffer = [0; 64];
         assert_eq!(receiver.recv(&mut buffer).unwrap(), 10);
-        assert_eq!(receiver.recv(&mut buffer).unwrap(), 10);
+        receiver.set_nonblocking(true).unwrap();
+        receiver.recv(&mut buffer).unwrap_err();
+    }
+
+    #[test]
+    fn the_loopback_path_takes_what_its_link_does() {
+        let (sender, _receiver) = pair();
+        allow_fragments(&sender, false, false).unwrap();
+        assert!(path_mtu(&sender, false).unwrap() >= 1500);
+        let receiver = UdpSocket::bind("[::1]:0").unwrap();
+        let sender = UdpSocket::bind("[::1]:0").unwrap();
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        allow_fragments(&sender, true, false).unwrap();
+        assert!(path_mtu(&sender, true).unwrap() >= 1500);
     }
 
     #[test]
@@ -152,9 +208,9 @@ mod tests {
         let (sender, receiver) = pair();
         let port = receiver.local_addr().unwrap();
         drop(receiver);
-        send_datagrams(&sender, &[1; 10], &[10]); // answered by ICMP port unreachable
+        send_datagrams(&sender, &[1; 10], &[10], 0); // answered by ICMP port unreachable
         let receiver = UdpSocket::bind(port).unwrap();
-        let outcome = send_datagrams(&sender, &[2; 10], &[10]);
+        let outcome = send_datagrams(&sender, &[2; 10], &[10], 0);
         assert_eq!((outcome.datagrams, outcome.failed.len()), (1, 0));
         let mut buffer = [0; 64];
         assert_eq!(receiver.recv(&mut buffer).unwrap(), 10);

@@ -92,10 +92,11 @@ fn credentials_are_judged_by_the_driver() {
 
 #[test]
 fn a_peer_that_never_authenticates_is_given_up() {
-    for request in [message(2, &[]), message(8, b"\0\x01\0\0\0\x01\0\x01ux")] {
+    let wrong = message(8, b"\0\x01\0\0\0\x01\0\x01ux");
+    for (request, tries) in [(message(2, &[]), 16), (wrong, 3)] {
         let mut bench = Bench::new(None);
         let out = bench.talk(&request.repeat(100));
-        assert_eq!(replies(&out).len(), 16);
+        assert_eq!(replies(&out).len(), tries);
         assert!(matches!(bench.ending, Some(Ending::Violation(_))));
     }
 }
@@ -262,14 +263,13 @@ fn updatefilter_needs_a_capture_and_a_good_filter() {
 }
 
 #[test]
-fn stats_are_zero_unless_a_capture_runs() {
-    let zeros = [&[0, 0x89, 0, 0, 0, 0, 0, 16][..], &[0; 16]].concat();
+fn stats_may_be_asked_for_at_any_time() {
     let mut bench = Bench::authenticated();
-    assert_eq!(bench.talk(&message(9, &[])), zeros);
+    let stats = [message(9, &[]), message(3, b"eth0"), message(9, &[])].concat();
+    bench.says(&stats, &[reply(9), reply(3), reply(9)]);
     let mut bench = Bench::capturing();
-    assert_ne!(bench.talk(&message(9, &[])), zeros);
-    bench.talk(&message(10, &[]));
-    assert_eq!(bench.talk(&message(9, &[])), zeros);
+    bench.says(&message(9, &[]), &[reply(9)]);
+    bench.says(&[message(10, &[]), message(9, &[])].concat(), &[reply(10), reply(9)]);
 }
 
 #[test]
@@ -350,20 +350,20 @@ fn a_failed_capture_is_told_once_and_never_inside_a_reply() {
 #[test]
 fn nothing_is_taken_in_while_an_answer_is_due() {
     let mut bench = Bench::capturing();
-    let bytes = [message(10, &[]), message(9, &[])].concat();
+    let bytes = [message(10, &[]), message(11, &[0; 8])].concat();
     let mut input = &bytes[..];
     assert!(matches!(bench.conversation.advance(&mut input), Some(Action::End)));
     assert!(bench.conversation.advance(&mut input).is_none());
-    assert_eq!(input.len(), 8, "STATS waits for the reply to ENDCAP");
+    assert_eq!(input.len(), 16, "SETSAMPLING waits for the reply to ENDCAP");
     bench.conversation.answer(Ok(Answer::Ended));
     assert!(bench.conversation.advance(&mut input).is_none());
-    assert_eq!(replies(bench.conversation.output()), [reply(10), reply(9)]);
+    assert_eq!(replies(bench.conversation.output()), [reply(10), reply(11)]);
 }
 
 #[test]
 fn a_peer_that_does_not_read_is_not_answered_without_bound() {
     let mut bench = Bench::authenticated();
-    let requests = message(9, &[]).repeat(100_000);
+    let requests = message(11, &[0; 8]).repeat(100_000);
     let mut input = &requests[..];
     assert!(bench.conversation.advance(&mut input).is_none());
     assert!(bench.conversation.output().len() < OUTPUT_HIGH_WATER + 24);
@@ -416,10 +416,52 @@ fn error_texts_are_cut_at_a_character() {
 #[test]
 fn who_is_given_up_is_told_and_heard_no_more() {
     let mut bench = Bench::new(None);
-    bench.conversation.give_up();
+    bench.conversation.dismiss(ErrorCode::InitTimeout, "too late");
     assert_eq!(replies(bench.conversation.output()), [error(2)]);
     bench.conversation.output().clear();
     let mut input = &message(8, &[0; 8])[..];
     assert!(bench.conversation.advance(&mut input).is_none());
     assert_eq!((input.len(), bench.conversation.output().len()), (16, 0));
+}
+
+#[test]
+fn the_last_wrong_try_ends_the_conversation_without_another_byte() {
+    let mut bench = Bench::new(None);
+    let wrong = message(8, b"\0\x01\0\0\0\x01\0\x01ux");
+    bench.says(&wrong.repeat(2), &[error(18); 2]);
+    assert!(!bench.conversation.is_given_up());
+    let action = bench.conversation.advance(&mut &wrong[..]);
+    assert!(matches!(action, Some(Action::Authenticate(_))));
+    bench.conversation.answer(Ok(Answer::Authenticated(false)));
+    assert!(bench.conversation.is_given_up());
+    assert!(matches!(bench.conversation.advance(&mut &[][..]), Some(Action::Close(_))));
+    assert_eq!(replies(bench.conversation.output()), [error(18)]);
+}
+
+#[test]
+fn a_tls_client_gets_an_alert_of_its_version() {
+    let hello = [0x16, 3, 3, 0, 200, 1, 0, 0, 196, 3, 3];
+    for pieces in [11, 1, 2] {
+        let mut bench = Bench::new(None);
+        let out: Vec<u8> = hello.chunks(pieces).flat_map(|piece| bench.talk(piece)).collect();
+        assert_eq!(out, [0x15, 3, 3, 0, 2, 2, 40]);
+        assert!(matches!(bench.ending, Some(Ending::Violation(_))));
+    }
+    // Later, it is a version like any other.
+    let mut bench = Bench::authenticated();
+    let out = bench.talk(&[0x16, 3, 1, 0, 200, 1, 0, 0]);
+    assert_eq!((out[0], replies(&out)), (0x16, vec![error(17)]));
+}
+
+#[test]
+fn startcaps_wishes_reach_the_driver() {
+    let mut bench = Bench::authenticated();
+    bench.says(&message(3, b"eth0"), &[reply(3)]);
+    for flags in [2, 3, 0x8002, 0x8003, 2 | 8 | 16] {
+        bench.says(&start(flags, 4000, &[RET_ALL]), &[reply(4)]);
+        let last = bench.starts.last().unwrap();
+        assert_eq!(last.is_promiscuous, flags & 1 != 0);
+        assert_eq!(last.takes_large_datagrams, flags & 0x8000 != 0);
+        assert_eq!(last.read_timeout_ms, 250);
+    }
 }

@@ -28,6 +28,7 @@ fn exported() -> Exported {
     Exported {
         workers,
         histograms: vec![histograms.shared()],
+        control: Arc::default(),
         sensors: Box::new(move || sensors.clone()),
         readiness: Box::new(|| Ok(())),
         build: BuildInfo { version: "0.1.0".into(), commit: "abc".into() },

@@ -1,0 +1,551 @@
+//! The captures of one control connection: one at a time, with its data socket.
+//!
+//! ```text
+//! STARTCAP -- UDP -------------------------------> session --.
+//!    |------- TCP, we connect --> Opening -------> session --+--> old one drained --> reply, run
+//!    `------- TCP, the client connects --> listener ---------'    reply --> Awaiting --> run
+//! ENDCAP --> drained --> reply                 run --> interface or data connection gone --> ERROR 9
+//! ```
+//!
+//! A step never blocks. Until the data connection stands there is no session, so nothing that
+//! workers have to wait for.
+
+use std::io::{self, ErrorKind, Read};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Token};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::bpf::Program;
+use crate::classify::OwnFlow;
+use crate::rpcap::{ANY_ETH, StartCaptureReply, Stats};
+use crate::session::{Pump, Session, SessionSpec};
+use crate::stats::SessionDrop;
+
+use super::active::is_connected;
+use super::config::{Context, FlowGuard};
+use super::connection::{Mode, Peer};
+use super::listing;
+use super::promiscuous::Promiscuous;
+use super::protocol::{Answer, StartRequest, Transport};
+use super::socket::{canonical, connect};
+
+/// How often workers are asked whether they have flushed.
+const DRAIN_POLL: Duration = Duration::from_millis(2);
+/// How often a capture is checked for its interface and its data connection, event or not.
+const CAPTURE_POLL: Duration = Duration::from_millis(500);
+/// What STARTCAP's reply says: clients make their receive buffer this large if they may.
+const CLIENT_BUFFER_BYTES: u32 = 16 << 20;
+/// Captures of clients that connected to the tap, all together: each has send buffers of its own.
+const MAX_CLIENT_CAPTURES: usize = 16;
+/// Connections to a data listener that are looked at in one step.
+const ACCEPTS: usize = 16;
+/// Reads of one step from a data connection, on which nothing should come.
+const READS: usize = 16;
+
+/// What has happened by itself.
+pub(super) enum News {
+    /// The answer to the STARTCAP or ENDCAP that waits for one.
+    Answer(Result<Answer, String>),
+    /// The capture has ended.
+    Failed(&'static str),
+}
+
+/// A capture that runs, or can at once.
+struct Capture {
+    session: Arc<Session>,
+    /// The node's counters when it started: STATS counts from there.
+    baseline: Stats,
+    /// Our end of a TCP data connection, to see its end by.
+    stream: Option<TcpStream>,
+    _flows: [FlowGuard; 2],
+    _promiscuous: Option<Promiscuous>,
+}
+
+/// A STARTCAP that waits until we have connected to the client.
+struct Opening {
+    socket: TcpStream,
+    deadline: Instant,
+    request: StartRequest,
+}
+
+/// A capture that was confirmed, and waits for the client to connect.
+struct Awaiting {
+    listener: TcpListener,
+    port: u16,
+    deadline: Instant,
+    request: StartRequest,
+}
+
+/// A capture that was ended; workers may still hold frames for it.
+struct Draining {
+    generation: u64,
+    deadline: Instant,
+    old: Option<Capture>,
+    /// What takes its place; without, ENDCAP is to be answered.
+    next: Option<Next>,
+}
+
+enum Next {
+    Run(Box<Capture>),
+    Await(Box<Awaiting>),
+}
+
+/// See the module.
+pub(super) struct Captures {
+    peer: Peer,
+    /// The tap's end of the control connection.
+    local: SocketAddr,
+    /// Of whichever data socket there is.
+    token: Token,
+    is_data_ready: bool,
+    running: Option<Capture>,
+    opening: Option<Opening>,
+    awaiting: Option<Awaiting>,
+    draining: Option<Draining>,
+    /// Counts of the capture that ended last.
+    last: Stats,
+    /// Captures started and not yet reported.
+    started: u64,
+}
+
+impl Captures {
+    /// None yet.
+    pub(super) fn new(peer: Peer, local: SocketAddr, token: Token) -> Self {
+        Self {
+            peer,
+            local,
+            token,
+            is_data_ready: false,
+            running: None,
+            opening: None,
+            awaiting: None,
+            draining: None,
+            last: Stats::default(),
+            started: 0,
+        }
+    }
+
+    /// Something happened on the data socket.
+    pub(super) fn note(&mut self) {
+        self.is_data_ready = true;
+    }
+
+    /// True while workers have a session of this connection.
+    pub(super) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// True if the client has nothing going on.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_none()
+            && self.opening.is_none()
+            && self.awaiting.is_none()
+            && self.draining.is_none()
+    }
+
+    /// Captures started since this was last asked.
+    pub(super) fn take_started(&mut self) -> u64 {
+        std::mem::take(&mut self.started)
+    }
+
+    /// STARTCAP. `Ok` means that the answer comes by [`poll`](Self::poll); the capture that runs
+    /// goes on until then, or for good if this fails.
+    pub(super) fn start(
+        &mut self,
+        request: StartRequest,
+        now: Instant,
+        cx: &Context,
+    ) -> Result<(), String> {
+        if !listing::contains(&cx.view.load(), &request.interface) {
+            return Err("The interface does not exist".to_owned());
+        }
+        self.check_room(cx)?;
+        let deadline = now + cx.config.timing.data;
+        match request.transport {
+            Transport::Udp { port } => {
+                let spec = self.spec(&request, port, cx);
+                let session = Session::open(spec).map_err(|error| {
+                    tracing::warn!(peer = %self.peer.address, %error, "cannot open the data socket");
+                    format!("Cannot open the data socket: {error}")
+                })?;
+                let flow = self.flow(port, None);
+                let capture = self.capture(session, None, flow, &request, cx);
+                self.replace(Some(Next::Run(Box::new(capture))), now, cx);
+            }
+            Transport::Tcp { port, is_server_open }
+                if is_server_open || self.peer.mode == Mode::Active =>
+            {
+                if port == 0 {
+                    return Err("The data port is 0".to_owned());
+                }
+                let socket = connect(self.data_address(port), &cx.registry, self.token)
+                    .map_err(|error| cannot_connect(&error))?;
+                self.opening = Some(Opening { socket, deadline, request });
+            }
+            Transport::Tcp { .. } => {
+                let (listener, port) = self.listen(cx).map_err(|error| {
+                    tracing::warn!(peer = %self.peer.address, %error, "cannot listen for data");
+                    format!("Cannot listen for the data connection: {error}")
+                })?;
+                let awaiting = Awaiting { listener, port, deadline, request };
+                self.replace(Some(Next::Await(Box::new(awaiting))), now, cx);
+            }
+        }
+        Ok(())
+    }
+
+    /// ENDCAP; the answer comes by [`poll`](Self::poll).
+    pub(super) fn end(&mut self, now: Instant, cx: &Context) {
+        self.replace(None, now, cx);
+    }
+
+    /// UPDATEFILTER.
+    pub(super) fn set_filter(&mut self, filter: Program) -> Result<(), String> {
+        if let Some(capture) = &self.running {
+            capture.session.set_filter(Some(filter));
+        } else if let Some(awaiting) = &mut self.awaiting {
+            awaiting.request.filter = filter;
+        } else {
+            return Err("No capture is running".to_owned());
+        }
+        Ok(())
+    }
+
+    /// STATS: of the capture that runs, else of the last one.
+    pub(super) fn stats(&self, cx: &Context) -> Stats {
+        match (&self.running, &self.awaiting) {
+            (Some(capture), _) => capture.stats(cx),
+            (None, Some(_)) => Stats::default(),
+            (None, None) => self.last,
+        }
+    }
+
+    /// Takes the capture away from the workers; the generation from which they have it not.
+    pub(super) fn stop(&mut self, cx: &Context) -> Option<u64> {
+        self.opening = None;
+        self.awaiting = None;
+        let draining = self.draining.take().map(|draining| draining.generation);
+        let removed = self.running.take().map(|capture| {
+            self.last = capture.stats(cx);
+            let generation = cx.sessions.remove(capture.session.id);
+            capture.let_go(cx);
+            generation
+        });
+        removed.or(draining)
+    }
+
+    /// The same, with nobody there to wait for what a data connection has not taken yet.
+    pub(super) fn give_up(&mut self, cx: &Context) {
+        let running = self.running.iter();
+        let ended = self.draining.iter().flat_map(|draining| &draining.old);
+        let streams = running.chain(ended).filter(|capture| capture.stream.is_some());
+        let sessions: Vec<_> = streams.map(|capture| Arc::clone(&capture.session)).collect();
+        self.stop(cx);
+        sessions.iter().for_each(|session| session.close());
+    }
+
+    /// Does what can be done now.
+    pub(super) fn poll(&mut self, now: Instant, cx: &Context) -> Option<News> {
+        self.check_opening(now, cx)
+            .or_else(|| self.check_draining(now, cx))
+            .or_else(|| self.check_awaiting(now, cx))
+            .or_else(|| self.check_running(cx))
+    }
+
+    /// When to poll again at the latest.
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        let dues = [
+            self.opening.as_ref().map(|opening| opening.deadline),
+            self.awaiting.as_ref().map(|awaiting| awaiting.deadline),
+            self.draining.as_ref().map(|_| now + DRAIN_POLL),
+            self.running.as_ref().map(|_| now + CAPTURE_POLL),
+        ];
+        dues.into_iter().flatten().min()
+    }
+
+    fn check_room(&self, cx: &Context) -> Result<(), String> {
+        if self.peer.mode == Mode::Active || self.running.is_some() {
+            return Ok(());
+        }
+        let sessions = cx.sessions.load();
+        let others = sessions.iter().filter(|session| session.spec.sensor == self.peer.sensor);
+        match others.count() < MAX_CLIENT_CAPTURES {
+            true => Ok(()),
+            false => Err(format!("{MAX_CLIENT_CAPTURES} captures run, and there may be no more")),
+        }
+    }
+
+    fn data_address(&self, port: u16) -> SocketAddr {
+        let mut address = self.peer.address;
+        address.set_port(port);
+        address
+    }
+
+    fn spec(&self, request: &StartRequest, port: u16, cx: &Context) -> SessionSpec {
+        SessionSpec {
+            sensor: self.peer.sensor,
+            peer: self.data_address(port),
+            encoding: cx.config.encoding,
+            snaplen: request.snaplen.min(cx.config.snaplen),
+            datagram_bytes: cx.config.datagram_bytes,
+            takes_large_datagrams: request.takes_large_datagrams,
+            longest_wait_ns: match request.read_timeout_ms {
+                0 => u64::MAX,
+                ms => u64::from(ms) * 1_000_000,
+            },
+            filter: Some(request.filter.clone()),
+            sampling: request.sampling,
+            interface: (request.interface != ANY_ETH).then(|| request.interface.clone()),
+        }
+    }
+
+    fn flow(&self, peer_port: u16, tcp_port: Option<u16>) -> OwnFlow {
+        OwnFlow { peer: self.peer.address.ip(), peer_port, tcp_port }
+    }
+
+    /// What a session needs besides; its own traffic is excluded from here on.
+    fn capture(
+        &self,
+        session: Arc<Session>,
+        stream: Option<TcpStream>,
+        data: OwnFlow,
+        request: &StartRequest,
+        cx: &Context,
+    ) -> Capture {
+        let control = self.flow(self.peer.address.port(), Some(self.local.port()));
+        let promiscuous = (request.is_promiscuous && is_granted(cx))
+            .then(|| Promiscuous::enter(&cx.view.load(), session.spec.interface.as_deref()));
+        Capture {
+            session,
+            baseline: Stats::default(),
+            stream,
+            _flows: [cx.config.flows.begin(control), cx.config.flows.begin(data)],
+            _promiscuous: promiscuous,
+        }
+    }
+
+    /// Ends the running capture; when it is flushed, `next` takes its place or ENDCAP is answered.
+    fn replace(&mut self, next: Option<Next>, now: Instant, cx: &Context) {
+        self.awaiting = None;
+        let old = self.running.take();
+        // Without a capture there is nothing to wait for: generation 0 is what everybody has seen.
+        let generation = old.as_ref().map_or(0, |old| cx.sessions.remove(old.session.id));
+        let deadline = now + cx.config.timing.drain;
+        self.draining = Some(Draining { generation, deadline, old, next });
+    }
+
+    fn check_draining(&mut self, now: Instant, cx: &Context) -> Option<News> {
+        let Draining { generation, deadline, .. } = self.draining.as_ref()?;
+        let is_drained = cx.sessions.is_drained(*generation);
+        if !is_drained && now < *deadline {
+            return None;
+        }
+        if !is_drained {
+            tracing::warn!("an ended capture was not flushed in time");
+            cx.sessions.abandon(*generation);
+        }
+        let Draining { old, next, .. } = self.draining.take()?;
+        if let Some(old) = old {
+            self.last = old.stats(cx);
+            old.let_go(cx);
+        }
+        let port = match next {
+            Some(Next::Run(capture)) => {
+                self.run(*capture, cx);
+                0
+            }
+            Some(Next::Await(awaiting)) => {
+                let port = awaiting.port;
+                self.awaiting = Some(*awaiting);
+                port
+            }
+            None => return Some(News::Answer(Ok(Answer::Ended))),
+        };
+        let reply = StartCaptureReply { buffer_bytes: CLIENT_BUFFER_BYTES, port };
+        Some(News::Answer(Ok(Answer::Started(reply))))
+    }
+
+    fn run(&mut self, mut capture: Capture, cx: &Context) {
+        capture.baseline = (cx.capture_stats)();
+        cx.sessions.add(Arc::clone(&capture.session));
+        self.running = Some(capture);
+        self.started += 1;
+        // What happened on the data socket until now is to be looked at.
+        self.is_data_ready = true;
+    }
+
+    fn check_opening(&mut self, now: Instant, cx: &Context) -> Option<News> {
+        let opening = self.opening.as_ref()?;
+        let result = match is_connected(&opening.socket) {
+            Ok(false) if now < opening.deadline => return None,
+            Ok(false) => Err(io::Error::from(ErrorKind::TimedOut)),
+            Ok(true) => Ok(()),
+            Err(error) => Err(error),
+        };
+        let Opening { mut socket, request, .. } = self.opening.take()?;
+        let result = result
+            .and_then(|()| cx.registry.deregister(&mut socket))
+            .and_then(|()| self.over_tcp(socket.into(), &request, cx));
+        match result {
+            Ok(capture) => {
+                self.replace(Some(Next::Run(Box::new(capture))), now, cx);
+                None
+            }
+            Err(error) => Some(News::Answer(Err(cannot_connect(&error)))),
+        }
+    }
+
+    fn listen(&self, cx: &Context) -> io::Result<(TcpListener, u16)> {
+        let mut address = self.local;
+        address.set_port(0);
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.bind(&address.into())?;
+        // A stranger's attempt must not keep the client's out.
+        socket.listen(i32::try_from(ACCEPTS).map_err(io::Error::other)?)?;
+        socket.set_nonblocking(true)?;
+        let mut listener = TcpListener::from_std(socket.into());
+        let port = listener.local_addr()?.port();
+        cx.registry.register(&mut listener, self.token, Interest::READABLE)?;
+        Ok((listener, port))
+    }
+
+    fn check_awaiting(&mut self, now: Instant, cx: &Context) -> Option<News> {
+        let awaiting = self.awaiting.as_ref()?;
+        for _ in 0..ACCEPTS {
+            match awaiting.listener.accept() {
+                Ok((_, from)) if canonical(from).ip() != self.peer.address.ip() => {
+                    tracing::warn!(peer = %self.peer.address, %from, "a stranger on a data port");
+                }
+                Ok((stream, _)) => {
+                    let Awaiting { request, .. } = self.awaiting.take()?;
+                    return match self.over_tcp(stream.into(), &request, cx) {
+                        Ok(capture) => {
+                            self.run(capture, cx);
+                            None
+                        }
+                        Err(error) => {
+                            tracing::warn!(peer = %self.peer.address, %error, "data connection");
+                            Some(News::Failed("The data connection failed"))
+                        }
+                    };
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                // Aborted before it was accepted, or the system is short of something: the
+                // deadline decides.
+                Err(_) => {}
+            }
+        }
+        if now < awaiting.deadline {
+            return None;
+        }
+        self.awaiting = None;
+        Some(News::Failed("The data connection did not come in time"))
+    }
+
+    /// A session over a data connection that stands, and is registered nowhere yet.
+    fn over_tcp(
+        &self,
+        stream: std::net::TcpStream,
+        request: &StartRequest,
+        cx: &Context,
+    ) -> io::Result<Capture> {
+        let peer_port = stream.peer_addr()?.port();
+        let flow = self.flow(peer_port, Some(stream.local_addr()?.port()));
+        let mut watched = TcpStream::from_std(stream.try_clone()?);
+        let session = Session::over_tcp(self.spec(request, peer_port, cx), stream)?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        cx.registry.register(&mut watched, self.token, interest)?;
+        Ok(self.capture(session, Some(watched), flow, request, cx))
+    }
+
+    fn check_running(&mut self, cx: &Context) -> Option<News> {
+        if self.opening.is_some() {
+            // Its end would be told after the answer to STARTCAP, as if the new one had failed.
+            return None;
+        }
+        let capture = self.running.as_mut()?;
+        let mut failure = None;
+        // Looked at whether or not there was an event: a worker may have found the end.
+        let is_ready = std::mem::take(&mut self.is_data_ready);
+        if capture.is_broken(is_ready) {
+            failure = Some("The data connection was closed");
+        }
+        let interface = capture.session.spec.interface.as_deref();
+        if interface.is_some_and(|name| !listing::contains(&cx.view.load(), name)) {
+            failure = Some("The interface disappeared");
+        }
+        let failure = failure?;
+        self.give_up(cx);
+        Some(News::Failed(failure))
+    }
+}
+
+fn cannot_connect(error: &io::Error) -> String {
+    format!("Cannot connect to the data port: {error}")
+}
+
+/// Whether promiscuous mode may be entered; a refusal is said once.
+fn is_granted(cx: &Context) -> bool {
+    if !cx.config.allow_promisc && !cx.said_promisc.replace(true) {
+        tracing::info!("a client asks for promiscuous mode: not granted without --allow-promisc");
+    }
+    cx.config.allow_promisc
+}
+
+impl Capture {
+    /// Counts since the capture started.
+    fn stats(&self, cx: &Context) -> Stats {
+        let now = (cx.capture_stats)();
+        let stats = &self.session.stats;
+        // The fields wrap, as the protocol's do.
+        let wrap = |count: u64| u32::try_from(count & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+        // What this client's own queue lost is a lack of buffer like the ring's.
+        let is_loss =
+            |reason: &&SessionDrop| !matches!(reason, SessionDrop::Filter | SessionDrop::Sampling);
+        let lost: u64 =
+            SessionDrop::ALL.iter().filter(is_loss).map(|reason| stats.dropped(*reason)).sum();
+        let ring_lost = now.kernel_dropped.wrapping_sub(self.baseline.kernel_dropped);
+        Stats {
+            received: now.received.wrapping_sub(self.baseline.received),
+            interface_dropped: now.interface_dropped.wrapping_sub(self.baseline.interface_dropped),
+            kernel_dropped: ring_lost.wrapping_add(wrap(lost)),
+            sent: wrap(stats.sent.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Sends what waits for the data connection, and looks for its end.
+    fn is_broken(&mut self, is_ready: bool) -> bool {
+        // Over UDP, this is for the size of datagrams.
+        let is_over = self.session.pump() == Pump::Broken;
+        let Some(stream) = &mut self.stream else { return false };
+        if is_over || !is_ready {
+            return is_over;
+        }
+        let mut nothing = [0; 512];
+        for _ in 0..READS {
+            match stream.read(&mut nothing) {
+                Ok(0) => return true,
+                // A client has nothing to say here.
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return true,
+            }
+        }
+        // It talks on: a client that does is none.
+        true
+    }
+
+    /// Lets go of the data connection; the session closes it when all is sent.
+    fn let_go(self, cx: &Context) {
+        if let Some(mut stream) = self.stream {
+            // The registration would outlive this descriptor: the session has one of its own.
+            let _not_registered = cx.registry.deregister(&mut stream);
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! Clients that connect to the tap.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering;
+
+use socket2::{Domain, Socket, Type};
+
+use super::*;
+use crate::control::passive::MAX_CLIENTS;
+use crate::control::{AllowedHosts, ListenAddress, NullAuth, OwnFlows, Passwords};
+
+/// A tap that listens on loopback and lets everybody in.
+pub(super) fn open_config() -> ControlConfig {
+    let mut config = config(&[]);
+    config.listen = vec![ListenAddress { ip: Some(IpAddr::from([127, 0, 0, 1])), port: 0 }];
+    config.access.null = NullAuth::Everybody;
+    config
+}
+
+fn with_password() -> ControlConfig {
+    let mut config = open_config();
+    config.access.null = NullAuth::Sensors;
+    config.access.passwords = Passwords::parse("ann:secret").unwrap();
+    config
+}
+
+/// A tap that cannot wait for its own.
+fn patient(mut config: ControlConfig) -> ControlConfig {
+    config.timing.refusal = FAR;
+    config
+}
+
+impl Tap {
+    pub(super) fn address(&self) -> SocketAddr {
+        self.control.listening()[0]
+    }
+
+    pub(super) fn connect(&self) -> Client {
+        self.connect_from([127, 0, 0, 1])
+    }
+
+    pub(super) fn connect_from(&self, host: [u8; 4]) -> Client {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((host, 0)).into()).unwrap();
+        socket.connect(&self.address().into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(FAR)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Client(stream)
+    }
+
+    fn count(&self, of: impl Fn(&ControlStats) -> &std::sync::atomic::AtomicU64) -> u64 {
+        of(&self.control.stats()).load(Ordering::Relaxed)
+    }
+
+    fn clients(&self) -> u64 {
+        self.count(|stats| &stats.clients)
+    }
+}
+
+impl Client {
+    fn log_in(&mut self, user: &str, password: &str) -> (u8, u16) {
+        let len = |text: &str| u16::try_from(text.len()).unwrap().to_be_bytes();
+        let payload =
+            [&[0, 1, 0, 0][..], &len(user), &len(password), user.as_bytes(), password.as_bytes()];
+        self.send(8, &payload.concat());
+        let (kind, code, _) = self.receive();
+        (kind, code)
+    }
+
+    /// An ERROR, then the end.
+    fn is_refused_with(&mut self, code: u16) -> String {
+        let (kind, seen, text) = self.receive();
+        assert_eq!((kind, seen), (1, code), "{}", String::from_utf8_lossy(&text));
+        assert!(self.is_closed(), "the ERROR arrives before the end, and no reset instead");
+        String::from_utf8(text).unwrap()
+    }
+}
+
+#[test]
+fn a_client_that_connects_is_served_like_a_sensor() {
+    let tap = Tap::start(open_config(), 0);
+    let mut client = tap.connect();
+    client.ask(8, &[0; 8]);
+    assert!(client.ask(2, &[]).windows(7).any(|bytes| bytes == b"any-eth"));
+    tap.until_status(0, "connected", |status| status.state == SensorState::Connected);
+    client.ask(3, b"eth0");
+    client.ask(11, &[1, 0, 0, 0, 0, 0, 0, 3]);
+    assert_eq!(client.ask(4, &STARTCAP), [1, 0, 0, 0, 0, 0, 0, 0], "16 MiB, no port");
+    let session = Arc::clone(&tap.sessions.load()[0]);
+    assert_eq!(session.spec.peer, "127.0.0.1:4000".parse().unwrap());
+    assert_eq!((session.spec.sensor, session.spec.longest_wait_ns), (0, 250_000_000));
+    tap.until_status(0, "capturing", |status| status.state == SensorState::Capturing);
+    client.ask(5, &STARTCAP[12..]);
+    client.ask(9, &[]);
+    client.ask(10, &[]);
+    client.ask(4, &STARTCAP);
+    client.send(6, &[]);
+    assert!(client.is_closed());
+    until("the end of the capture", || tap.capturing() == 0);
+    tap.until_status(0, "nobody", |status| status.state == SensorState::Connecting);
+    let status = &tap.control.state()[0];
+    assert_eq!((&*status.target, status.captures, status.failures), ("passive", 2, 0));
+}
+
+#[test]
+fn byte_by_byte_a_client_is_served_the_same() {
+    let tap = Tap::start(open_config(), 0);
+    let mut client = tap.connect();
+    let messages: [(u8, &[u8]); 5] =
+        [(8, &[0; 8]), (2, &[]), (3, b"any-eth"), (4, &STARTCAP), (9, &[])];
+    for (kind, payload) in messages {
+        let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        for byte in [&[0, kind, 0, 0][..], &len, payload].concat() {
+            client.0.write_all(&[byte]).unwrap();
+        }
+        assert_eq!(client.receive().0, kind | 0x80);
+    }
+    assert_eq!(tap.capturing(), 1);
+}
+
+#[test]
+fn several_clients_have_captures_of_their_own() {
+    let tap = Tap::start(open_config(), 0);
+    let mut clients: Vec<_> = (0..5).map(|_| tap.connect()).collect();
+    clients.iter_mut().for_each(|client| client.capture(ANY_ETH));
+    assert_eq!(tap.capturing(), 5);
+    drop(clients.remove(2));
+    until("the end of one", || tap.capturing() == 4);
+    let mut broken = clients.remove(0);
+    broken.0.write_all(b"\x07garbage").unwrap();
+    until("the end of another", || tap.capturing() == 3);
+    for client in &mut clients {
+        client.ask(9, &[]);
+        client.ask(10, &[]);
+    }
+}
+
+#[test]
+fn a_sensor_and_a_client_are_served_at_once() {
+    let sensor = Sensor::new();
+    let mut both = open_config();
+    both.sensors = vec![sensor.target()];
+    both.access.null = NullAuth::Sensors;
+    both.access.passwords = Passwords::default();
+    let tap = Tap::start(both, 0);
+    sensor.accept().capture(ANY_ETH);
+    let mut client = tap.connect();
+    client.send(8, &[0; 8]);
+    assert_eq!(client.receive().1, 18, "null is for the sensor only");
+    let targets: Vec<_> = tap.control.state().into_iter().map(|status| status.target).collect();
+    assert_eq!(targets, [sensor.target().to_string(), "passive".to_owned()]);
+}
+
+#[test]
+fn too_many_captures_of_clients_are_refused_and_the_others_go_on() {
+    let tap = Tap::start(open_config(), 0);
+    let capturing = |_| {
+        let mut client = tap.connect();
+        client.capture(ANY_ETH);
+        client
+    };
+    let mut clients: Vec<_> = (0..16).map(capturing).collect();
+    let mut last = tap.connect();
+    last.ask(8, &[0; 8]);
+    last.ask(3, b"any-eth");
+    last.send(4, &STARTCAP);
+    assert_eq!(last.receive().1, 12);
+    // One that has a capture may start another in its place.
+    clients[0].ask(4, &STARTCAP);
+    clients[1].ask(10, &[]);
+    last.ask(4, &STARTCAP);
+    assert_eq!(tap.capturing(), 16);
+}
+
+#[test]
+fn null_is_refused_of_clients_unless_it_is_permitted() {
+    let mut config = open_config();
+    config.access.null = NullAuth::Sensors;
+    let tap = Tap::start(config, 0);
+    let mut client = tap.connect();
+    client.send(2, &[]);
+    assert_eq!(client.receive().1, 16, "AUTH comes first");
+    client.send(8, &[0; 8]);
+    let (_, code, text) = client.receive();
+    assert_eq!((code, &*text), (18, &b"Authentication failed"[..]));
+    client.send(8, &[0, 2, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(client.receive().1, 20);
+    client.send(8, &[0, 0, 0]);
+    assert_eq!(client.receive().1, 3);
+    assert_eq!(tap.count(|stats| &stats.auth_failures), 1);
+}
+
+#[test]
+fn a_wrong_password_is_answered_late_and_nobody_else_waits() {
+    let mut config = with_password();
+    config.timing.refusal = Duration::from_millis(300);
+    let tap = Tap::start(config, 0);
+    for (user, password) in [("ann", "wrong"), ("nobody", "secret"), ("", "")] {
+        let started = Instant::now();
+        let mut client = tap.connect();
+        assert_eq!(client.log_in(user, password), (1, 18));
+        assert!(started.elapsed() >= Duration::from_millis(300));
+        assert_eq!(client.log_in("ann", "secret"), (0x88, 0), "it may try again");
+        client.ask(2, &[]);
+    }
+    let tap = Tap::start(patient(with_password()), 0);
+    let mut wrong = tap.connect();
+    wrong.send(8, b"\0\x01\0\0\0\x01\0\x01ux");
+    until("the wrong try", || tap.count(|stats| &stats.auth_failures) == 1);
+    let mut right = tap.connect();
+    assert_eq!(right.log_in("ann", "secret"), (0x88, 0));
+    right.ask(3, b"any-eth");
+    right.ask(4, &STARTCAP);
+    wrong.0.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    wrong.0.read_exact(&mut [0]).unwrap_err();
+}
+
+#[test]
+fn three_wrong_passwords_end_a_connection() {
+    let mut config = with_password();
+    config.timing.refusal = Duration::ZERO;
+    let tap = Tap::start(config, 0);
+    let mut client = tap.connect();
+    for _ in 0..3 {
+        assert_eq!(client.log_in("ann", "guess"), (1, 18));
+    }
+    assert!(client.is_closed());
+    assert_eq!(tap.count(|stats| &stats.auth_failures), 3);
+}
+
+#[test]
+fn a_host_that_guesses_on_is_not_served_for_a_while() {
+    let mut config = with_password();
+    config.timing.refusal = Duration::ZERO;
+    config.timing.forget = Duration::from_secs(3600);
+    let tap = Tap::start(config, 0);
+    let mut early = tap.connect();
+    for _ in 0..5 {
+        let mut client = tap.connect();
+        for _ in 0..2 {
+            client.log_in("ann", "guess");
+        }
+    }
+    let text = tap.connect().is_refused_with(10);
+    assert!(text.contains("later"), "{text}");
+    assert_eq!(tap.count(|stats| &stats.refused_hosts), 1);
+    assert_eq!(early.log_in("ann", "secret"), (1, 18), "nor told when it guesses right");
+    assert_eq!(tap.connect_from([127, 0, 0, 2]).log_in("ann", "secret"), (0x88, 0));
+}
+
+#[test]
+fn a_host_that_is_not_in_the_list_gets_error_10() {
+    let mut config = open_config();
+    config.allowed_hosts.nets = vec!["127.0.0.2/32".parse().unwrap()];
+    let tap = Tap::start(config, 0);
+    let mut stranger = tap.connect();
+    // It speaks first, as clients do.
+    stranger.send(8, &[0; 8]);
+    stranger.is_refused_with(10);
+    tap.connect_from([127, 0, 0, 2]).capture(ANY_ETH);
+    assert_eq!(tap.count(|stats| &stats.refused_hosts), 1);
+}
+
+#[test]
+fn the_list_of_hosts_may_hold_names() {
+    let mut config = open_config();
+    let names = vec!["no.such.name.invalid".to_owned(), "localhost".to_owned()];
+    config.allowed_hosts = AllowedHosts { names, nets: Vec::new() };
+    let tap = Tap::start(config, 0);
+    tap.connect().capture(ANY_ETH);
+    tap.connect_from([127, 0, 0, 9]).is_refused_with(10);
+}
+
+#[test]
+fn who_does_not_authenticate_is_told_and_left() {
+    let mut config = open_config();
+    config.timing.client_auth = Duration::from_millis(100);
+    let tap = Tap::start(config, 0);
+    let mut silent = tap.connect();
+    let mut slow = tap.connect();
+    slow.0.write_all(&[0, 8, 0, 0]).unwrap();
+    silent.is_refused_with(2);
+    slow.is_refused_with(2);
+    assert_eq!(tap.count(|stats| &stats.timeouts), 2);
+}
+
+#[test]
+fn who_has_no_capture_must_say_something_now_and_then() {
+    let mut config = open_config();
+    config.timing.client_idle = Duration::from_millis(200);
+    let tap = Tap::start(config, 0);
+    let mut capturing = tap.connect();
+    capturing.capture(ANY_ETH);
+    for _ in 0..3 {
+        let mut idle = tap.connect();
+        idle.ask(8, &[0; 8]);
+        idle.is_refused_with(14);
+    }
+    capturing.ask(9, &[]);
+    capturing.ask(10, &[]);
+    capturing.is_refused_with(14);
+    assert_eq!(tap.count(|stats| &stats.timeouts), 4);
+}
+
+#[test]
+fn a_flood_of_connections_costs_those_that_authenticated_nothing() {
+    let tap = Tap::start(open_config(), 0);
+    let mut client = tap.connect();
+    client.capture(ANY_ETH);
+    let mut idle = tap.connect_from([127, 0, 0, 2]);
+    idle.ask(8, &[0; 8]);
+    let flood: Vec<_> = (0..300u16)
+        .map(|n| tap.connect_from([127, 0, 1, u8::try_from(n % 200).unwrap() + 1]))
+        .collect();
+    until("the flood", || tap.count(|stats| &stats.connections) == 302);
+    assert!(tap.clients() <= u64::try_from(MAX_CLIENTS).unwrap());
+    client.ask(9, &[]);
+    idle.ask(2, &[]);
+    assert!(tap.count(|stats| &stats.refused_connections) >= 300 - 62);
+    // In the midst of it there is room for who comes and authenticates.
+    tap.connect_from([127, 0, 0, 3]).ask(8, &[0; 8]);
+    drop(flood);
+    until("the end of the flood", || tap.clients() <= 3);
+    assert_eq!(tap.capturing(), 1);
+}
+
+#[test]
+fn one_host_may_have_only_so_many_connections_before_it_authenticates() {
+    let tap = Tap::start(open_config(), 0);
+    let mut strangers: Vec<_> = (0..8).map(|_| tap.connect()).collect();
+    until("eight", || tap.clients() == 8);
+    tap.connect().is_refused_with(1);
+    tap.connect_from([127, 0, 0, 2]).ask(8, &[0; 8]);
+    strangers[0].ask(8, &[0; 8]);
+    strangers.push(tap.connect());
+    strangers.last_mut().unwrap().ask(8, &[0; 8]);
+}
+
+#[test]
+fn when_all_places_are_taken_by_clients_that_authenticated_the_next_is_closed() {
+    let tap = Tap::start(open_config(), 0);
+    let clients: Vec<_> = (0..MAX_CLIENTS)
+        .map(|_| {
+            let mut client = tap.connect();
+            client.ask(8, &[0; 8]);
+            client
+        })
+        .collect();
+    let mut late = tap.connect();
+    let _reset_or_end = late.0.read_to_end(&mut Vec::new());
+    until("the refusal", || tap.count(|stats| &stats.refused_connections) == 1);
+    drop(clients);
+    until("room", || tap.clients() == 0);
+    tap.connect().ask(8, &[0; 8]);
+}
+
+#[test]
+fn a_tls_client_is_told_so_and_left() {
+    let tap = Tap::start(open_config(), 0);
+    let mut client = tap.connect();
+    client.0.write_all(&[0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3]).unwrap();
+    let mut seen = Vec::new();
+    client.0.read_to_end(&mut seen).unwrap();
+    assert_eq!(seen, [0x15, 3, 1, 0, 2, 2, 40]);
+}
+
+#[test]
+fn an_ipv4_client_of_a_listener_on_every_address_gets_ipv4_data() {
+    let mut config = open_config();
+    config.listen = vec![ListenAddress { ip: None, port: 0 }];
+    let tap = Tap::start(config, 0);
+    let stream = TcpStream::connect(("127.0.0.1", tap.address().port())).unwrap();
+    stream.set_read_timeout(Some(FAR)).unwrap();
+    Client(stream).capture(ANY_ETH);
+    assert_eq!(tap.sessions.load()[0].spec.peer, "127.0.0.1:4000".parse().unwrap());
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = open_config();
+    config.listen[0].port = taken.local_addr().unwrap().port();
+    let (view, sessions) = (Shared::new(View::default()), Sessions::new(Vec::new()));
+    let error = Control::start(config, sessions, view, Stats::default).unwrap_err();
+    let expected = format!("cannot listen on {}", taken.local_addr().unwrap());
+    assert!(error.to_string().starts_with(&expected), "{error}");
+}
+
+#[test]
+fn a_clients_connections_are_excluded_from_the_first_startcap_to_the_last_end() {
+    let flows = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let told = Arc::clone(&flows);
+    let mut config = open_config();
+    config.flows = OwnFlows::new(move |flow, begins| {
+        let mut flows = told.lock().unwrap();
+        match begins {
+            true => flows.push(flow),
+            false => {
+                let at = flows.iter().position(|other| *other == flow).unwrap();
+                flows.swap_remove(at);
+            }
+        }
+    });
+    let tap = Tap::start(config, 0);
+    let mut client = tap.connect();
+    client.ask(8, &[0; 8]);
+    client.ask(3, b"any-eth");
+    assert!(flows.lock().unwrap().is_empty(), "strangers and lists rebuild nothing");
+    let port = client.0.local_addr().unwrap().port();
+    for _ in 0..2 {
+        client.ask(4, &STARTCAP);
+        let mut seen: Vec<_> =
+            flows.lock().unwrap().iter().map(|flow| (flow.peer_port, flow.tcp_port)).collect();
+        seen.sort_unstable();
+        let mut expected = [(4000, None), (port, Some(tap.address().port()))];
+        expected.sort_unstable();
+        assert_eq!(seen, expected);
+    }
+    client.ask(10, &[]);
+    assert!(flows.lock().unwrap().is_empty());
+    client.ask(4, &STARTCAP);
+    drop(client);
+    until("the end", || flows.lock().unwrap().is_empty());
+}
+
+#[test]
+fn shutdown_closes_clients_too() {
+    let tap = Tap::start(open_config(), 1);
+    let mut client = tap.connect();
+    client.capture(ANY_ETH);
+    let Tap { control, sessions, .. } = tap;
+    let worker = thread::spawn(move || {
+        until("the end of the captures", || sessions.load().is_empty());
+        sessions.mark_seen(0, sessions.reader().generation());
+    });
+    assert!(control.shutdown(FAR));
+    worker.join().unwrap();
+    assert!(client.is_closed());
+}
+
+/// The limit of descriptors is a process's, so the test has one of its own.
+#[test]
+fn a_lack_of_descriptors_is_survived_without_spinning() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--ignored", "--nocapture", "--test-threads=1"])
+        .arg("control::event_loop::tests::passive::without_descriptors")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+#[ignore = "lowers its process's limits: run by the test above"]
+fn without_descriptors() {
+    let mut config = open_config();
+    config.timing.accept_pause = Duration::from_millis(50);
+    let tap = Tap::start(config, 0);
+    tap.connect().capture(ANY_ETH);
+    let waiting = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let (_, hard) =
+        nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 256, hard).unwrap();
+    let mut taken: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    let started = Instant::now();
+    waiting.connect(&tap.address().into()).unwrap();
+    until("several failures", || tap.count(|stats| &stats.accept_failures) >= 4);
+    let failures = tap.count(|stats| &stats.accept_failures);
+    assert!(started.elapsed() >= Duration::from_millis(50 * (failures - 1)), "it pauses");
+    taken.truncate(taken.len() / 2);
+    let stream = TcpStream::from(waiting);
+    stream.set_read_timeout(Some(FAR)).unwrap();
+    Client(stream).capture(ANY_ETH);
+}
+
+/// As with a sensor: the client vanishes without FIN or RST. Needs root.
+#[test]
+fn a_silent_half_open_client_is_noticed() {
+    let test = thread::spawn(|| {
+        if let Err(error) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+            eprintln!("SKIPPED: needs root for a network namespace ({error})");
+            return;
+        }
+        let loopback = |state: &str| {
+            let status = Command::new("ip").args(["link", "set", "lo", state]).status().unwrap();
+            assert!(status.success());
+        };
+        loopback("up");
+        let mut config = open_config();
+        config.timing.silence = Duration::from_secs(3);
+        let tap = Tap::start(config, 0);
+        let mut client = tap.connect();
+        client.capture(ANY_ETH);
+        loopback("down");
+        until("the death", || tap.capturing() == 0);
+        tap.until_status(0, "the failure", |status| status.failures == 1);
+    });
+    test.join().unwrap();
+}
