@@ -162,3 +162,6 @@ fn read(file: &str) -> Result<ini::Ini, RpcapdError> {
     })?;
     ini::parse(&bytes).map_err(|error| RpcapdError::Line { file: file.to_owned(), error })
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 
 mod data;
 mod passive;
+mod reconfigured;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
