@@ -14,10 +14,13 @@ use super::{Invocation, RpcapdError, load};
 use crate::config::Config;
 use crate::control::SensorTarget;
 
+/// The environment.
+type Variables = Box<dyn Fn(&str) -> Option<OsString> + Send>;
+
 /// Reads the file again when it is asked to.
 pub struct Reloader {
     invocation: Invocation,
-    variable: Box<dyn Fn(&str) -> Option<OsString> + Send>,
+    variable: Variables,
     current: Config,
 }
 
@@ -54,11 +57,7 @@ impl Changes {
 }
 
 impl Reloader {
-    pub(super) fn new(
-        invocation: Invocation,
-        variable: Box<dyn Fn(&str) -> Option<OsString> + Send>,
-        current: &Config,
-    ) -> Self {
+    pub(super) fn new(invocation: Invocation, variable: Variables, current: &Config) -> Self {
         Self { invocation, variable, current: current.clone() }
     }
 
