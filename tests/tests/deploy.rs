@@ -26,7 +26,7 @@ mod tests {
         ["EXTRAHOP_SENSOR_IP", "RPCAPD_TARGET_PORT", "PODNET", "SVCNET", "INTERFACE"];
     /// Flags of `podtap run`, from the contract of the command line; each has a variable
     /// `PODTAP_<FLAG>`.
-    const RUN_FLAGS: [&str; 22] = [
+    const RUN_FLAGS: [&str; 27] = [
         "--interface",
         "--sensor",
         "--port",
@@ -47,6 +47,11 @@ mod tests {
         "--snaplen",
         "--ring-memory",
         "--sensors-mode",
+        "--listen",
+        "--allow-hosts",
+        "--null-auth",
+        "--password-file",
+        "--allow-promisc",
         "--metrics",
         "--print-config",
     ];

@@ -137,7 +137,7 @@ pub const SETTINGS: &[Setting] = &[
         "encoding",
         "FORM",
         "stream",
-        "UDP form: stream (many packets a datagram, type 110) or plain (one packet a datagram, type 7)",
+        "UDP form for the sensors of --sensor: stream (many packets a datagram, type 110) or plain (one packet a datagram, type 7), which clients of --listen always get unless they are podtap sensors",
     ),
     setting(
         "datagram-bytes",

@@ -23,7 +23,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::bpf::Program;
 use crate::classify::OwnFlow;
 use crate::rpcap::{ANY_ETH, StartCaptureReply, Stats};
-use crate::session::{Pump, Session, SessionSpec};
+use crate::session::{Encoding, Pump, Session, SessionSpec};
 use crate::stats::SessionDrop;
 
 use super::active::is_connected;
@@ -229,7 +229,14 @@ impl Captures {
     pub(super) fn stop(&mut self, cx: &Context) -> Option<u64> {
         self.opening = None;
         self.awaiting = None;
-        let draining = self.draining.take().map(|draining| draining.generation);
+        let draining = self.draining.take().map(|Draining { generation, old, next, .. }| {
+            let next = next.and_then(|next| match next {
+                Next::Run(capture) => Some(*capture),
+                Next::Await(_) => None,
+            });
+            old.into_iter().chain(next).for_each(|capture| capture.let_go(cx));
+            generation
+        });
         let removed = self.running.take().map(|capture| {
             self.last = capture.stats(cx);
             let generation = cx.sessions.remove(capture.session.id);
@@ -290,7 +297,7 @@ impl Captures {
         SessionSpec {
             sensor: self.peer.sensor,
             peer: self.data_address(port),
-            encoding: cx.config.encoding,
+            encoding: self.encoding(request, cx),
             snaplen: request.snaplen.min(cx.config.snaplen),
             datagram_bytes: cx.config.datagram_bytes,
             takes_large_datagrams: request.takes_large_datagrams,
@@ -301,6 +308,15 @@ impl Captures {
             filter: Some(request.filter.clone()),
             sampling: request.sampling,
             interface: (request.interface != ANY_ETH).then(|| request.interface.clone()),
+        }
+    }
+
+    /// The configured form is for configured sensors. Of who connects, only our own sensor is
+    /// known to understand more than the standard's datagrams: others die of the first stream one.
+    fn encoding(&self, request: &StartRequest, cx: &Context) -> Encoding {
+        match self.peer.mode {
+            Mode::Passive if !request.takes_large_datagrams => Encoding::Plain,
+            _ => cx.config.encoding,
         }
     }
 

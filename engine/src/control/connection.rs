@@ -34,6 +34,9 @@ const ROUNDS: usize = 16;
 /// How long a refused peer's input is read on, so that our ERROR reaches it before a reset does.
 const LINGER: Duration = Duration::from_millis(500);
 
+/// libpcap's words, by which nmap and hydra know that a password would do.
+const NULL_REFUSED: &str = "Authentication failed; NULL authentication not permitted.";
+
 /// Who made the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -314,14 +317,16 @@ impl Connection {
     fn act(&mut self, action: Action, now: Instant, cx: &Context) -> Result<(), Over> {
         let answer = match action {
             Action::Authenticate(credentials) => {
-                if !self.authenticate(&credentials, now, cx) {
+                if self.authenticate(&credentials, now, cx) {
+                    Ok(Answer::Authenticated(true))
+                } else {
                     ControlStats::count(&cx.stats.auth_failures);
                     if matches!(credentials, Auth::Password { .. }) {
                         self.refusal = Some(now + cx.config.timing.refusal);
                         return Ok(());
                     }
+                    Err(NULL_REFUSED.to_owned())
                 }
-                Ok(Answer::Authenticated(self.authenticated_at.is_some()))
             }
             Action::List => {
                 let preselected = cx.preselected(self.peer.sensor);

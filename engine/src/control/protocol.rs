@@ -265,7 +265,10 @@ impl Conversation {
         };
         match answer {
             Ok(answer) => self.write_reply(pending, answer),
-            Err(text) => self.write_error(pending.error_code(), &text),
+            Err(text) => {
+                self.refusals = self.refusals.saturating_add(1);
+                self.write_error(pending.error_code(), &text);
+            }
         }
         if let Some(text) = self.failure.take() {
             self.write_error(ErrorCode::Read, &text);

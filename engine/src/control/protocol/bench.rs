@@ -132,6 +132,11 @@ pub(super) fn start(flags: u16, port: u16, instructions: &[[u8; 8]]) -> Vec<u8> 
 pub(super) fn replies(mut out: &[u8]) -> Vec<Reply> {
     let mut seen = Vec::new();
     while !out.is_empty() {
+        if let [0x15, _, _, 0, 2, 2, 40] = out {
+            // The alert to a TLS client, after which nothing comes.
+            seen.push((0x15, 0));
+            break;
+        }
         let len = u32::from_be_bytes([out[4], out[5], out[6], out[7]]);
         let len = usize::try_from(len).unwrap();
         let (kind, code) = (out[1], u16::from_be_bytes([out[2], out[3]]));

@@ -122,7 +122,7 @@ fn the_tap_opens_the_data_connection_where_it_is_asked_to() {
     let mut client = sensor.accept().opened();
     let (data, port) = listener();
     client.ask(4, &startcap(0, port));
-    data.accept().unwrap();
+    let _open = data.accept().unwrap();
     assert_eq!(tap.capturing(), 1);
 }
 

@@ -104,6 +104,21 @@ fn a_client_that_connects_is_served_like_a_sensor() {
 }
 
 #[test]
+fn unknown_clients_get_standard_datagrams_and_sensors_of_ours_the_configured_form() {
+    let tap = Tap::start(open_config(), 0);
+    for (flags, expected) in [(0x02, Encoding::Plain), (0x8002, Encoding::Stream)] {
+        let mut client = tap.connect();
+        client.ask(8, &[0; 8]);
+        client.ask(3, b"any-eth");
+        let mut request = STARTCAP;
+        request[8..10].copy_from_slice(&u16::to_be_bytes(flags));
+        client.ask(4, &request);
+        assert_eq!(tap.sessions.load()[0].spec.encoding, expected);
+        client.ask(10, &[]);
+    }
+}
+
+#[test]
 fn byte_by_byte_a_client_is_served_the_same() {
     let tap = Tap::start(open_config(), 0);
     let mut client = tap.connect();
@@ -183,12 +198,18 @@ fn null_is_refused_of_clients_unless_it_is_permitted() {
     assert_eq!(client.receive().1, 16, "AUTH comes first");
     client.send(8, &[0; 8]);
     let (_, code, text) = client.receive();
-    assert_eq!((code, &*text), (18, &b"Authentication failed"[..]));
+    let expected = b"Authentication failed; NULL authentication not permitted.";
+    assert_eq!((code, &*text), (18, &expected[..]), "the words that nmap and hydra look for");
     client.send(8, &[0, 2, 0, 0, 0, 0, 0, 0]);
     assert_eq!(client.receive().1, 20);
     client.send(8, &[0, 0, 0]);
     assert_eq!(client.receive().1, 3);
     assert_eq!(tap.count(|stats| &stats.auth_failures), 1);
+    for _ in 0..12 {
+        client.send(8, &[0; 8]);
+        assert_eq!(client.receive().1, 18);
+    }
+    assert!(client.is_closed(), "enough is enough");
 }
 
 #[test]
@@ -447,7 +468,11 @@ fn a_lack_of_descriptors_is_survived_without_spinning() {
         .arg("control::event_loop::tests::passive::without_descriptors")
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
@@ -457,7 +482,8 @@ fn without_descriptors() {
     let mut config = open_config();
     config.timing.accept_pause = Duration::from_millis(50);
     let tap = Tap::start(config, 0);
-    tap.connect().capture(ANY_ETH);
+    // No capture: its sockets come and go.
+    tap.connect().ask(8, &[0; 8]);
     let waiting = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let (_, hard) =
         nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
