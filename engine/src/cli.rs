@@ -2,19 +2,21 @@
 //!
 //! ```text
 //! argv --clap--> subcommand --settings, Args--> run | check | sensor | replay --> exit code
+//!      `-- called rpcapd, or first word rpcapd: the reference's options --> rpcapd --^
 //! ```
 //!
 //! Exit codes: 0 done, 1 failed while running, 2 wrong input or a missing privilege. An error is
 //! one line on standard error, with its causes; logs go to standard error too, so that standard
 //! output is free for data (`podtap sensor --write -`).
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use crate::config::{Config, ConfigError, Settings};
 use crate::supervisor::{self, Machine};
-use crate::{replay, sensor};
+use crate::{replay, rpcapd, sensor};
 
 /// Something was asked that cannot be done: exit code 2.
 const WRONG_INPUT: u8 = 2;
@@ -34,6 +36,12 @@ fn command() -> Command {
         .about("Receive from taps, and write what they report as pcapng");
     let replay = replay::Args::augment_args(Settings::declare(Command::new("replay")))
         .about("Send capture files through the tap's pipeline, to a file or a sensor");
+    // Only for the help: its arguments are not read by clap.
+    let rpcapd = Command::new("rpcapd")
+        .about(
+            "Tap by the command line and file of ExtraHop's rpcapd (rpcapd -h lists its options)",
+        )
+        .disable_help_flag(true);
     Command::new("podtap")
         .version(env!("CARGO_PKG_VERSION"))
         .about(
@@ -45,11 +53,25 @@ fn command() -> Command {
         .subcommand(Settings::declare(check).arg(print_config()))
         .subcommand(sensor)
         .subcommand(replay)
+        .subcommand(rpcapd)
+}
+
+/// The arguments for the reference's command line, if that is how the program was called.
+fn rpcapd_arguments(mut args: impl Iterator<Item = OsString>) -> Option<Vec<OsString>> {
+    let name = args.next()?;
+    let mut args: Vec<OsString> = args.collect();
+    if rpcapd::is_our_name(&name) {
+        return Some(args);
+    }
+    (args.first()? == "rpcapd").then(|| args.split_off(1))
 }
 
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(args) = rpcapd_arguments(std::env::args_os()) {
+        return finish(run_rpcapd(args));
+    }
     let matches = match command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {
@@ -59,7 +81,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(code).unwrap_or(WRONG_INPUT));
         }
     };
-    init_logging();
+    init_logging("info");
     match matches.subcommand() {
         Some(("run", args)) => finish(run(args)),
         Some(("check", args)) => finish(check(args)),
@@ -91,9 +113,10 @@ fn finish(result: Result<(), Failure>) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn init_logging() {
+/// At `level` unless `PODTAP_LOG` says otherwise.
+fn init_logging(level: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PODTAP_LOG")
-        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).compact().init();
 }
 
@@ -120,6 +143,23 @@ fn run(args: &ArgMatches) -> Result<(), Failure> {
     match config(args)? {
         Some(config) => supervisor::run(&config).map_err(input),
         None => Ok(()),
+    }
+}
+
+fn run_rpcapd(args: Vec<OsString>) -> Result<(), Failure> {
+    let line = rpcapd::CommandLine::parse(args).map_err(input)?;
+    init_logging(if rpcapd::is_talkative(&line) { "info,engine=debug" } else { "info" });
+    match rpcapd::prepare(&line, |name| std::env::var_os(name)).map_err(input)? {
+        rpcapd::Task::Print(text) => {
+            print(&text);
+            Ok(())
+        }
+        rpcapd::Task::Run { config, remarks, mut reloader } => {
+            for remark in remarks {
+                tracing::warn!("{remark}");
+            }
+            supervisor::run_reloading(&config, &mut || reloader.reload()).map_err(input)
+        }
     }
 }
 
@@ -161,8 +201,23 @@ fn run_replay(args: &ArgMatches) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
     #[test]
     fn the_command_line_is_consistent() {
         super::command().debug_assert();
+    }
+
+    #[test]
+    fn the_reference_s_command_line_is_taken_by_name_and_by_word() {
+        let arguments = |words: &[&str]| {
+            let arguments = super::rpcapd_arguments(words.iter().map(OsString::from))?;
+            Some(arguments.into_iter().map(|word| word.into_string().unwrap()).collect::<Vec<_>>())
+        };
+        assert_eq!(arguments(&["/opt/rpcapd", "-v", "run"]), Some(vec!["-v".into(), "run".into()]));
+        assert_eq!(arguments(&["./rpcapd"]), Some(vec![]));
+        assert_eq!(arguments(&["podtap", "rpcapd", "-h"]), Some(vec!["-h".into()]));
+        assert_eq!(arguments(&["podtap", "run", "rpcapd"]), None);
+        assert_eq!(arguments(&["podtap"]), None);
     }
 }

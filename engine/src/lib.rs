@@ -29,6 +29,7 @@ pub mod net;
 pub mod pipeline;
 pub mod replay;
 pub mod rpcap;
+pub mod rpcapd;
 pub mod segment;
 pub mod sensor;
 pub mod session;

@@ -1,7 +1,7 @@
 //! The work on one frame, without rings, sockets or threads: tests, replay and workers all call it.
 //!
 //! ```text
-//! frame --cut--> packets --classify--> dedup --> each(packet, headers, Ok | Err(reason))
+//! frame --cut--> packets --classify, filter--> dedup --> each(packet, headers, Ok | Err(reason))
 //! ```
 //!
 //! Every packet is handed to `each` once, with its verdict, so that whoever counts cannot forget
@@ -57,7 +57,7 @@ impl Pipeline {
         // Addresses, role and direction are the same for all the segments.
         let scope = classifier.classify(frame, &headers);
         let mut decide = |packet: &Frame<'_>, headers: &Headers, notes: &mut Notes| {
-            let verdict = scope.and_then(|scope| {
+            let verdict = classifier.narrow(scope, packet).and_then(|scope| {
                 let (header, rest) = packet.data.split_at(headers.payload);
                 let payload = &rest[..headers.end - headers.payload];
                 let key = fingerprinter.key(headers, header, payload, scope.translated);

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::classify::{Classifier, OwnFlow, Policy};
@@ -137,9 +137,10 @@ impl Machine {
     }
 }
 
-/// What a classifier is made of, besides the policy.
+/// What a classifier is made of.
 #[derive(Debug)]
 struct Inputs {
+    policy: Policy,
     view: Arc<View>,
     /// Addresses of the sensors.
     sensors: BTreeSet<IpAddr>,
@@ -150,7 +151,6 @@ struct Inputs {
 /// Makes a new classifier when one of the inputs changes.
 #[derive(Clone, Debug)]
 struct Rules {
-    policy: Arc<Policy>,
     inputs: Arc<Mutex<Inputs>>,
     classifier: Shared<Classifier>,
 }
@@ -158,9 +158,9 @@ struct Rules {
 impl Rules {
     fn new(policy: Policy, view: View, sensors: impl IntoIterator<Item = IpAddr>) -> Self {
         let sensors = sensors.into_iter().collect();
-        let inputs = Inputs { view: Arc::new(view), sensors, flows: BTreeMap::new() };
-        let classifier = Shared::new(build(&policy, &inputs));
-        Self { policy: Arc::new(policy), inputs: Arc::new(Mutex::new(inputs)), classifier }
+        let inputs = Inputs { policy, view: Arc::new(view), sensors, flows: BTreeMap::new() };
+        let classifier = Shared::new(inputs.build());
+        Self { inputs: Arc::new(Mutex::new(inputs)), classifier }
     }
 
     /// `change` returns whether it changed anything.
@@ -169,7 +169,7 @@ impl Rules {
         if !change(&mut inputs) {
             return;
         }
-        self.classifier.replace(build(&self.policy, &inputs));
+        self.classifier.replace(inputs.build());
         drop(inputs);
         for waker in wakers {
             waker.wake();
@@ -177,10 +177,12 @@ impl Rules {
     }
 }
 
-fn build(policy: &Policy, inputs: &Inputs) -> Classifier {
-    let Inputs { view, sensors, flows } = inputs;
-    let sensors: Vec<_> = sensors.iter().copied().collect();
-    Classifier::new(policy, view, &sensors).without(flows.keys().copied())
+impl Inputs {
+    fn build(&self) -> Classifier {
+        let Self { policy, view, sensors, flows } = self;
+        let sensors: Vec<_> = sensors.iter().copied().collect();
+        Classifier::new(policy, view, &sensors).without(flows.keys().copied())
+    }
 }
 
 /// A flow begins, or ends; true if there was none before, or is none any more.
@@ -201,17 +203,64 @@ fn count_flow(flows: &mut BTreeMap<OwnFlow, usize>, flow: OwnFlow, begins: bool)
 ///
 /// See [`StartError`]; once it runs, only a signal ends it.
 pub fn run(config: &Config) -> Result<(), StartError> {
+    run_until_signal(config, &[SIGTERM, SIGINT], &mut || Ok::<_, io::Error>(None))
+}
+
+/// As [`run`], and SIGHUP takes over what `reload` returns: sensors, who may connect, and how they
+/// authenticate. `None` changes nothing; an error is logged and changes nothing.
+///
+/// # Errors
+///
+/// See [`run`].
+pub fn run_reloading<E: std::error::Error + 'static>(
+    config: &Config,
+    reload: &mut dyn FnMut() -> Result<Option<Config>, E>,
+) -> Result<(), StartError> {
+    run_until_signal(config, &[SIGTERM, SIGINT, SIGHUP], reload)
+}
+
+fn run_until_signal<E: std::error::Error + 'static>(
+    config: &Config,
+    signals: &[i32],
+    reload: &mut dyn FnMut() -> Result<Option<Config>, E>,
+) -> Result<(), StartError> {
     if config.sensors.is_empty() && config.listen.is_empty() {
         return Err(StartError::NoSensor);
     }
     let machine = Machine::check(config)?;
     // Before any thread starts, so that every thread leaves the signals to this one.
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(system("catching signals"))?;
+    let mut signals = Signals::new(signals).map_err(system("catching signals"))?;
     let tap = Tap::start(config, machine)?;
-    let signal = signals.forever().next();
-    tracing::info!(?signal, "ending: flushing what is batched");
+    announce(config);
+    for signal in &mut signals {
+        if signal != SIGHUP {
+            tracing::info!(signal, "ending: flushing what is batched");
+            break;
+        }
+        match reload() {
+            Ok(Some(config)) => tap.reconfigure(&config),
+            Ok(None) => tracing::info!("SIGHUP: there is no file to read again"),
+            Err(error) => {
+                let error = crate::error_chain(&error);
+                tracing::error!(error, "SIGHUP: nothing is changed");
+            }
+        }
+    }
     tap.stop();
     Ok(())
+}
+
+/// What the configuration means where that may surprise.
+fn announce(config: &Config) {
+    if config.is_filter_election {
+        tracing::warn!(
+            "the filter says inbound or outbound, so it takes the place of podtap's own election: \
+             packets that it rejects at every point are not reported. Without the filter, podtap's \
+             rule reports every packet once"
+        );
+    } else if config.policy.node_filter.is_some() {
+        tracing::info!("only packets that match the node's filter are reported");
+    }
 }
 
 /// The running parts.
@@ -224,6 +273,7 @@ struct Tap {
     _metrics: Option<Server>,
     stats: Vec<Arc<WorkerStats>>,
     sessions: Arc<Sessions>,
+    rules: Rules,
 }
 
 impl Tap {
@@ -289,7 +339,23 @@ impl Tap {
             _metrics: metrics,
             stats,
             sessions,
+            rules,
         })
+    }
+
+    /// Takes over sensors and rules of access; what a sensor that stays gets goes on undisturbed.
+    fn reconfigure(&self, config: &Config) {
+        // First what must not be captured, then who connects. Addresses of sensors that are left
+        // stay known: their last datagrams may still be on the way, and nothing else is hidden
+        // by them than what looks like RPCAP.
+        let numeric = config.numeric_sensors();
+        let take = |inputs: &mut Inputs| {
+            inputs.sensors.extend(numeric);
+            inputs.policy.control_ports.clone_from(&config.policy.control_ports);
+            true
+        };
+        self.rules.change(take, &self.wakers);
+        self.control.reconfigure(config.control(SensorAddresses::default()));
     }
 
     fn stop(self) {

@@ -360,9 +360,11 @@ impl Worker {
     }
 }
 
-/// A capture of a single interface has no election: only what the tap must never send is left out.
+/// A capture of a single interface has no election: only what the tap must never send is left out,
+/// and what the node's filter rejects.
 fn is_whole_capture(verdict: Result<(), DropReason>) -> bool {
-    !matches!(verdict, Err(DropReason::OwnTraffic | DropReason::Interface))
+    use DropReason::{Interface, NodeFilter, OwnTraffic};
+    !matches!(verdict, Err(OwnTraffic | Interface | NodeFilter))
 }
 
 impl Tally {

@@ -85,6 +85,12 @@ impl Program {
         }))
     }
 
+    /// True if it asks which way a frame goes (`inbound`, `outbound` of pcap-filter).
+    #[must_use]
+    pub fn asks_direction(&self) -> bool {
+        self.0.ops.iter().any(|op| matches!(op, Op::LoadAncillary(Ancillary::PktType)))
+    }
+
     /// The instructions, as the kernel takes them.
     #[must_use]
     pub fn instructions(&self) -> &[BpfInsn] {

@@ -20,6 +20,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::bpf::Program;
 use crate::dedup::Translated;
 use crate::frame::{Direction, Frame, Point};
 use crate::net::{Role, View};
@@ -56,6 +57,8 @@ pub struct Policy {
     pub any_interface: bool,
     /// TCP ports of the sensors' control connections.
     pub control_ports: Vec<u16>,
+    /// What a packet must match, at each point, to be looked at at all.
+    pub node_filter: Option<Program>,
 }
 
 /// What is known of an interface.
@@ -95,6 +98,7 @@ pub struct Classifier {
     has_ipip: bool,
     /// A packet may have a VLAN tag at one point and none, or another, at the next.
     changes_tags: bool,
+    node_filter: Option<Program>,
 }
 
 /// Kinds of links that carry frames in UDP between nodes.
@@ -136,6 +140,7 @@ impl Classifier {
             has_ipip: has(&IP_OVERLAYS),
             // Without any link there is only the doubt.
             changes_tags: view.links.is_empty() || has(&TAGGERS),
+            node_filter: policy.node_filter.clone(),
         }
     }
 
@@ -178,6 +183,25 @@ impl Classifier {
                 destination: from_outside && self.own.contains(headers.destination),
             },
         })
+    }
+
+    /// [`classify`](Self::classify)'s verdict, with the node's own filter applied to one packet: it
+    /// narrows, whoever is elected, and comes before the table, so that of several copies it is one
+    /// that the filter takes which is reported.
+    ///
+    /// # Errors
+    ///
+    /// Why the packet is not to be looked up.
+    pub fn narrow(
+        &self,
+        verdict: Result<Scope, DropReason>,
+        packet: &Frame<'_>,
+    ) -> Result<Scope, DropReason> {
+        match (&self.node_filter, verdict) {
+            (_, Err(DropReason::OwnTraffic | DropReason::Interface)) | (None, _) => verdict,
+            (Some(filter), _) if filter.run(packet) == 0 => Err(DropReason::NodeFilter),
+            (Some(_), _) => verdict,
+        }
     }
 
     /// The interface of this name, if there is one.

@@ -8,7 +8,9 @@
 //! variable counts as not set, since manifests write those. Modules take what they need from
 //! [`Config`]; none sees a flag.
 
+mod filter;
 mod passive;
+mod sensors;
 mod settings;
 mod values;
 
@@ -21,6 +23,7 @@ use ipnet::IpNet;
 pub use settings::{Origin, SETTINGS, Setting, Settings};
 pub use values::parse_bytes;
 
+use crate::bpf::Program;
 use crate::classify::{Election, Policy};
 use crate::control::{
     Access, AllowedHosts, ControlConfig, ListenAddress, MAX_CONNECTIONS, MAX_SESSIONS_PER_SENSOR,
@@ -28,9 +31,11 @@ use crate::control::{
 };
 use crate::dedup;
 use crate::net::InterfaceSelection;
-use crate::rpcap::{MAX_SNAPLEN, MAX_UDP_PAYLOAD};
+use crate::rpcap::{ANY_ETH, MAX_SNAPLEN, MAX_UDP_PAYLOAD};
 use crate::session::{Encoding, MIN_DATAGRAM};
-use values::{list, number, prefixes};
+use sensors::sensors;
+pub(crate) use sensors::{check_host, unbracketed};
+use values::{number, prefixes};
 
 /// A value that cannot be used: which setting, where it came from, why.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +66,12 @@ pub struct Config {
     pub sharing: Sharing,
     /// `--podnet`: the pods' prefixes. The reference's election needs them; the default one does not.
     pub podnet: Vec<IpNet>,
-    /// `--svcnet`, `--tapped-net`, `--untapped-net`, `--election`.
+    /// `--svcnet`, `--tapped-net`, `--untapped-net`, `--election`, `--filter`.
     pub policy: Policy,
+    /// Nobody gave `--election`, and `--filter` asks for directions: it is the election.
+    pub is_filter_election: bool,
+    /// `--preselect`.
+    pub preselected: Option<String>,
     /// `--encoding`.
     pub encoding: Encoding,
     /// `--datagram-bytes`; `None` is what the path to the sensor takes.
@@ -103,13 +112,29 @@ impl Config {
         let sharing = sharing(settings, sensors.len())?;
         let podnet = with("podnet").parse(prefixes)?;
         let svcnet = with("svcnet").parse(prefixes)?;
-        refuse_overlap(&with("svcnet"), &svcnet, "PODNET", &podnet)?;
+        let opened = |name: &str| check_opened(name, &interfaces);
+        let preselected = with("preselect").parse(|text| match text {
+            "" => Ok(None),
+            name => opened(name).map(|()| Some(name.to_owned())),
+        })?;
+        with("sensor").parse(|_text| {
+            sensors.iter().filter_map(|sensor| sensor.interface.as_deref()).try_for_each(opened)
+        })?;
+        let node_filter = with("filter").parse(filter::compile)?;
+        let is_filter_election = settings.is_default("election")
+            && node_filter.as_ref().is_some_and(Program::asks_direction);
+        let election = with("election").parse(|text| match text {
+            "source" => Ok(Election::Source),
+            "none" => Ok(Election::None),
+            _ => Err(format!("{text:?} is neither source nor none")),
+        })?;
+        let election = if is_filter_election { Election::None } else { election };
+        if election == Election::Source {
+            refuse_overlap(&with("svcnet"), &svcnet, "PODNET", &podnet)?;
+        }
         let policy = Policy {
-            election: with("election").parse(|text| match text {
-                "source" => Ok(Election::Source),
-                "none" => Ok(Election::None),
-                _ => Err(format!("{text:?} is neither source nor none")),
-            })?,
+            election,
+            node_filter,
             svcnet,
             tapped: with("tapped-net").parse(prefixes)?,
             untapped: with("untapped-net").parse(prefixes)?,
@@ -136,6 +161,8 @@ impl Config {
             sharing,
             podnet,
             policy,
+            is_filter_election,
+            preselected,
             encoding: with("encoding").parse(|text| match text {
                 "stream" => Ok(Encoding::Stream),
                 "plain" => Ok(Encoding::Plain),
@@ -183,7 +210,7 @@ impl Config {
             allowed_hosts: self.allowed_hosts.clone(),
             access: self.access.clone(),
             allow_promisc: self.allow_promisc,
-            preselected: None,
+            preselected: self.preselected.clone(),
             timing: Timing::default(),
             addresses,
             flows: OwnFlows::default(),
@@ -247,34 +274,12 @@ fn sharing(settings: &Settings, sensors: usize) -> Result<Sharing, ConfigError> 
     Ok(Sharing { mode, sessions_per_sensor, settle: Duration::from_millis(settle) })
 }
 
-fn sensors(text: &str, default_port: u16) -> Result<Vec<SensorTarget>, String> {
-    let sensors =
-        list(text).map(|entry| sensor(entry, default_port)).collect::<Result<Vec<_>, _>>()?;
-    let distinct: BTreeSet<_> = sensors.iter().map(|s| (s.host.as_str(), s.port)).collect();
-    if distinct.len() != sensors.len() {
-        return Err(format!("{text:?} names a sensor twice: it would get every packet twice"));
+/// A name that sensors are to open must be among what is tapped.
+fn check_opened(name: &str, interfaces: &InterfaceSelection) -> Result<(), String> {
+    match name == ANY_ETH || interfaces.matches(name) {
+        true => Ok(()),
+        false => Err(format!("{name:?} is not among the interfaces that --interface selects")),
     }
-    Ok(sensors)
-}
-
-fn sensor(entry: &str, default_port: u16) -> Result<SensorTarget, String> {
-    if let Ok(address) = entry.parse::<IpAddr>() {
-        return Ok(SensorTarget { host: address.to_string(), port: default_port });
-    }
-    if let Ok(address) = entry.parse::<SocketAddr>() {
-        return Ok(SensorTarget { host: address.ip().to_string(), port: address.port() });
-    }
-    let (host, port) = match entry.rsplit_once(':') {
-        Some((host, port)) => (host, number(port, 1..=65_535)?),
-        None => (entry, default_port),
-    };
-    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-    // What looks like an address and is none would be asked of a name server, and never answered.
-    let is_number = host.chars().all(|c| c.is_ascii_digit() || c == '.');
-    if host.is_empty() || !host.chars().all(is_name) || is_number {
-        return Err(format!("{entry:?} is neither an address nor a host name"));
-    }
-    Ok(SensorTarget { host: host.into(), port })
 }
 
 fn refuse_overlap(

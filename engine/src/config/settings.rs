@@ -54,7 +54,7 @@ pub const SETTINGS: &[Setting] = &[
             "sensor",
             "LIST",
             "",
-            "Sensors to connect to (active mode): addresses or names, each with :PORT if not --port",
+            "Sensors to connect to (active mode): addresses or names, each with :PORT if not --port, and with /NAME if it may open that interface only",
         ),
         "EXTRAHOP_SENSOR_IP",
     ),
@@ -138,6 +138,18 @@ pub const SETTINGS: &[Setting] = &[
         "source",
         "Who reports a packet: source (the sender's node) or none (every node; only copies within the node are removed)",
     ),
+    setting(
+        "filter",
+        "EXPR",
+        "",
+        "Report only packets that match this pcap-filter(7) expression, at the point where they are seen; with inbound or outbound in it, it takes the election's place unless --election is given",
+    ),
+    setting(
+        "preselect",
+        "NAME",
+        "",
+        "The one interface that sensors may open; without it they choose",
+    ),
     setting("capture", "RING", "auto", "Ring: auto or af-packet (TPACKET_V3)"),
     setting(
         "encoding",
@@ -193,6 +205,8 @@ pub enum Origin {
     Flag,
     /// This environment variable.
     Variable(String),
+    /// This option or line of the reference's, as a person would name it.
+    Rpcapd(String),
     /// Nothing was given.
     Default,
 }
@@ -248,10 +262,23 @@ impl Settings {
         matches: &clap::ArgMatches,
         variable: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, super::ConfigError> {
+        let flag = |flag: &str| Some((matches.get_one::<String>(flag)?.clone(), Origin::Flag));
+        Self::with(flag, variable)
+    }
+
+    /// Takes each setting from `given`, else from `variable`.
+    ///
+    /// # Errors
+    ///
+    /// A variable that is not text.
+    pub fn with(
+        given: impl Fn(&'static str) -> Option<(String, Origin)>,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, super::ConfigError> {
         let mut resolved = Vec::new();
         for setting in SETTINGS {
-            if let Some(text) = matches.get_one::<String>(setting.flag) {
-                resolved.push((setting, text.clone(), Origin::Flag));
+            if let Some((text, origin)) = given(setting.flag) {
+                resolved.push((setting, text, origin));
                 continue;
             }
             let names = [Some(setting.variable()), setting.reference.map(String::from)];
@@ -286,6 +313,11 @@ impl Settings {
             .expect("the caller names a flag of the table")
     }
 
+    /// True if nobody gave it.
+    pub(super) fn is_default(&self, flag: &str) -> bool {
+        self.entry(flag).2 == Origin::Default
+    }
+
     /// The value of a flag, surrounding space removed.
     pub(super) fn text(&self, flag: &str) -> &str {
         self.entry(flag).1.trim()
@@ -299,7 +331,7 @@ impl Settings {
     /// How to call a setting in an error: the flag, or the variable that it came from.
     pub(super) fn named(&self, flag: &str) -> String {
         match &self.entry(flag).2 {
-            Origin::Variable(name) => name.clone(),
+            Origin::Variable(name) | Origin::Rpcapd(name) => name.clone(),
             Origin::Flag | Origin::Default => format!("--{flag}"),
         }
     }
@@ -312,6 +344,7 @@ impl Settings {
             let origin = match origin {
                 Origin::Flag => "command line".into(),
                 Origin::Variable(name) => format!("environment, {name}"),
+                Origin::Rpcapd(name) => name.clone(),
                 Origin::Default => "default".into(),
             };
             text.push_str(&format!("{:<18} {value:<32} # {origin}\n", setting.flag));

@@ -124,6 +124,32 @@ impl Sensor {
         }
     }
 
+    /// Its place among the states, for as long as it lives.
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The sensor's place among those that are counted.
+    pub(super) fn place(&self) -> usize {
+        self.role.sensor
+    }
+
+    /// What it connects to.
+    pub(super) fn target(&self) -> &SensorTarget {
+        &self.target
+    }
+
+    /// Ends the capture and the connection: the sensor is wanted no more.
+    pub(super) fn leave(mut self, cx: &Context) {
+        self.stop(cx);
+        tracing::info!(sensor = %self.target, "leaving the sensor");
+        self.states.update(self.index, |status| {
+            status.state = SensorState::Backoff;
+            status.peer = None;
+            status.last_error = Some("it is not configured any more".to_owned());
+        });
+    }
+
     /// Notes what the kernel says about the socket. One that is being connected needs no note:
     /// each step looks at it.
     pub(super) fn note(&mut self, event: &Event, is_data: bool) {
@@ -157,7 +183,7 @@ impl Sensor {
                 Link::Connecting { .. } => self.check_connect(cx, now),
                 Link::Open(connection) => match connection.step(now, cx) {
                     Ok(due) => {
-                        let is_balanced = cx.config.sharing.is_balanced(&cx.config.sensors);
+                        let is_balanced = cx.config.sharing.is_balanced();
                         let look = connection.shared_capture().filter(|_| is_balanced);
                         let look = look.map(|(socket, session)| {
                             self.watch.look(now, socket, session, &cx.sessions)
@@ -200,7 +226,7 @@ impl Sensor {
             return Next::Wait(None);
         };
         cx.config.addresses.tell(peer.ip());
-        let is_balanced = cx.config.sharing.is_balanced(&cx.config.sensors);
+        let is_balanced = cx.config.sharing.is_balanced();
         let keepalive = keepalive(&cx.config.timing, is_balanced);
         match connect(peer, &cx.config.timing, &keepalive, registry, Token(self.index)) {
             Ok(socket) => {

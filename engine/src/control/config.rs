@@ -1,6 +1,7 @@
 //! What the control thread is told once: sensors, data form, times, and whom it may serve.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub struct SensorTarget {
     pub host: String,
     /// TCP port of its control connection.
     pub port: u16,
+    /// The one interface that it may open, where that is not [`ControlConfig::preselected`].
+    pub interface: Option<String>,
 }
 
 impl std::fmt::Display for SensorTarget {
@@ -29,6 +32,10 @@ impl std::fmt::Display for SensorTarget {
         match self.host.contains(':') {
             true => write!(f, "[{}]:{}", self.host, self.port),
             false => write!(f, "{}:{}", self.host, self.port),
+        }?;
+        match &self.interface {
+            Some(name) => write!(f, "/{name}"),
+            None => Ok(()),
         }
     }
 }
@@ -69,36 +76,30 @@ impl Default for Sharing {
 }
 
 impl Sharing {
-    /// What connection `ordinal` to the sensor `index` shares; `None` if it can have no other to
-    /// share with.
-    pub(super) fn share(
-        &self,
-        sensors: &[SensorTarget],
-        index: usize,
-        ordinal: usize,
-    ) -> Option<Share> {
+    /// What connection `ordinal` to a sensor of this name and place shares; `None` if it never has
+    /// another to share with. A sensor that is alone may get company while the tap runs.
+    pub(super) fn share(&self, sensor: String, place: usize, ordinal: usize) -> Option<Share> {
         let group = match self.mode {
-            SensorsMode::Copy if self.sessions_per_sensor > 1 => index,
-            SensorsMode::Balance if sensors.len() * self.sessions_per_sensor > 1 => 0,
-            _ => return None,
+            SensorsMode::Copy if self.sessions_per_sensor > 1 => place,
+            SensorsMode::Copy => return None,
+            SensorsMode::Balance => 0,
         };
-        let sensor = sensors.get(index)?.to_string();
         Some(Share { group, sensor, ordinal, settle: self.settle })
     }
 
     /// Times of the connections: nodes whose sensors share are to be back at about one time, since
     /// until then they do not agree where flows go.
-    pub(super) fn timing(&self, timing: &Timing, sensors: &[SensorTarget]) -> Timing {
+    pub(super) fn timing(&self, timing: &Timing) -> Timing {
         let mut timing = timing.clone();
-        if self.is_balanced(sensors) {
+        if self.is_balanced() {
             timing.backoff_max = timing.backoff_max.min(TOGETHER.max(timing.backoff_min));
         }
         timing
     }
 
     /// True if a sensor's flows would be better off elsewhere when its host falls silent.
-    pub(super) fn is_balanced(&self, sensors: &[SensorTarget]) -> bool {
-        self.mode == SensorsMode::Balance && sensors.len() > 1
+    pub(super) fn is_balanced(&self) -> bool {
+        self.mode == SensorsMode::Balance
     }
 }
 
@@ -295,4 +296,13 @@ pub(super) struct Context {
     pub(super) sessions: Arc<Sessions>,
     pub(super) view: Shared<View>,
     pub(super) capture_stats: Box<dyn Fn() -> Stats + Send>,
+    /// Interfaces of sensors that have one of their own, by their place.
+    pub(super) interfaces: HashMap<usize, String>,
+}
+
+impl Context {
+    /// The one interface that the sensor of this place may open.
+    pub(super) fn preselected(&self, sensor: usize) -> Option<&str> {
+        self.interfaces.get(&sensor).or(self.config.preselected.as_ref()).map(String::as_str)
+    }
 }

@@ -118,7 +118,7 @@ impl Connection {
         Self {
             socket,
             peer,
-            conversation: Conversation::new(cx.config.preselected.clone()),
+            conversation: Conversation::new(cx.preselected(peer.sensor).map(str::to_owned)),
             inbound: Inbound { buffer: vec![0; INBOUND_BYTES].into(), start: 0, end: 0 },
             is_readable: true,
             is_writable: true,
@@ -341,7 +341,7 @@ impl Connection {
                 }
             }
             Action::List => {
-                let preselected = cx.config.preselected.as_deref();
+                let preselected = cx.preselected(self.peer.sensor);
                 Ok(Answer::Interfaces(listing::interfaces(&cx.view.load(), preselected)))
             }
             Action::Open(name) => match listing::contains(&cx.view.load(), &name) {

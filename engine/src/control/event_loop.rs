@@ -26,7 +26,7 @@ use crate::stats::control::ControlStats;
 
 use super::active::{Role, Sensor};
 use super::auth::Guesses;
-use super::config::{Context, ControlConfig};
+use super::config::{Context, ControlConfig, SensorTarget, Timing};
 use super::passive::Passive;
 use super::resolve::{Addresses, Resolver};
 use super::state::{SensorStates, SensorStatus};
@@ -71,6 +71,7 @@ pub struct Control {
     /// Tells the thread until when it may wait for workers.
     stop: mpsc::Sender<Instant>,
     waker: Arc<Waker>,
+    changes: mpsc::Sender<ControlConfig>,
     states: SensorStates,
     stats: Arc<ControlStats>,
     listening: Vec<SocketAddr>,
@@ -111,30 +112,40 @@ impl Control {
             let sensors = config.sensors.iter().enumerate();
             sensors.flat_map(|(sensor, target)| (0..each).map(move |k| (sensor, target, k)))
         };
-        let clients = (!config.listen.is_empty()).then(|| CLIENTS.to_owned());
-        let labels = connections().map(|(_, target, _)| target.to_string()).chain(clients);
+        let clients = || (!config.listen.is_empty()).then(|| CLIENTS.to_owned());
+        let names: Vec<_> =
+            config.sensors.iter().map(ToString::to_string).chain(clients()).collect();
+        let labels = connections().map(|(_, target, _)| target.to_string()).chain(clients());
         let states = SensorStates::new(labels);
         let passive = Passive::start(&config, poll.registry(), Arc::clone(&waker), states.clone())?;
         let listening = passive.addresses();
         let stats = Arc::new(ControlStats::default());
-        let timing = config.sharing.timing(&config.timing, &config.sensors);
+        let timing = config.sharing.timing(&config.timing);
         let now = Instant::now();
         let sensors = connections().enumerate().map(|(index, (sensor, target, ordinal))| {
-            let share = config.sharing.share(&config.sensors, sensor, ordinal);
+            let share = config.sharing.share(target.to_string(), sensor, ordinal);
             let role = Role { sensor, share };
             Sensor::new(index, role, target.clone(), &timing, states.clone(), now)
         });
         let sensors = sensors.collect();
         let (stop, stops) = mpsc::channel();
         let (answers, resolved) = mpsc::channel();
+        let (changes, changed) = mpsc::channel();
         let registry = poll.registry().try_clone()?;
+        let own =
+            |(index, target): (usize, &SensorTarget)| Some((index, target.interface.clone()?));
+        let interfaces = config.sensors.iter().enumerate().filter_map(own).collect();
         let event_loop = EventLoop {
             poll,
+            names,
+            timing: timing.clone(),
             sensors,
             passive,
             resolver: Resolver { answers, waker: Arc::clone(&waker) },
             resolved,
             stops,
+            changed,
+            states: states.clone(),
             cx: Context {
                 registry,
                 guesses: RefCell::new(Guesses::new(config.timing.forget)),
@@ -144,11 +155,21 @@ impl Control {
                 sessions,
                 view,
                 capture_stats: Box::new(capture_stats),
+                interfaces,
             },
         };
         let thread =
             thread::Builder::new().name("control".to_owned()).spawn(move || event_loop.run())?;
-        Ok(Self { thread: Some(thread), stop, waker, states, stats, listening })
+        Ok(Self { thread: Some(thread), stop, waker, changes, states, stats, listening })
+    }
+
+    /// Takes over what of `config` can change while it runs: sensors come and go, other hosts may
+    /// connect, other credentials are good. A sensor that stays, and a client that is connected,
+    /// notice nothing; whatever else `config` says is not looked at.
+    pub fn reconfigure(&self, config: ControlConfig) {
+        // Either fails only if the thread is gone, which `shutdown` will tell.
+        let _gone = self.changes.send(config);
+        let _gone = self.waker.wake();
     }
 
     /// The status now of every connection to a sensor, in the configuration's order; behind them,
@@ -205,11 +226,17 @@ impl Drop for Control {
 /// What the thread owns.
 struct EventLoop {
     poll: Poll,
+    /// Every sensor that there was, by its place among their counts; clients together have one too.
+    names: Vec<String>,
+    /// Of connections to sensors.
+    timing: Timing,
     sensors: Vec<Sensor>,
     passive: Passive,
     resolver: Resolver,
     resolved: mpsc::Receiver<(usize, Addresses)>,
     stops: mpsc::Receiver<Instant>,
+    changed: mpsc::Receiver<ControlConfig>,
+    states: SensorStates,
     cx: Context,
 }
 
@@ -223,8 +250,14 @@ impl EventLoop {
                 Err(mpsc::TryRecvError::Empty) => {}
             }
             let now = Instant::now();
-            for (sensor, addresses) in self.resolved.try_iter() {
-                self.sensors[sensor].resolved(addresses, now);
+            while let Ok(config) = self.changed.try_recv() {
+                self.take_over(config, now);
+            }
+            for (place, addresses) in self.resolved.try_iter() {
+                // One that was left meanwhile needs no answer.
+                if let Some(sensor) = self.sensors.iter_mut().find(|one| one.index() == place) {
+                    sensor.resolved(addresses, now);
+                }
             }
             let mut due: Option<Instant> = None;
             for sensor in &mut self.sensors {
@@ -236,6 +269,48 @@ impl EventLoop {
             self.poll_until(&mut events, due);
         };
         self.end(deadline)
+    }
+
+    /// See [`Control::reconfigure`].
+    fn take_over(&mut self, config: ControlConfig, now: Instant) {
+        let Self { sensors, passive, states, cx, names, timing, .. } = self;
+        let sharing = cx.config.sharing;
+        let each = sharing.sessions_per_sensor.clamp(1, MAX_SESSIONS_PER_SENSOR);
+        passive.allow(config.allowed_hosts);
+        cx.config.access = config.access;
+        let (kept, left) = std::mem::take(sensors)
+            .into_iter()
+            .partition::<Vec<_>, _>(|sensor| config.sensors.contains(sensor.target()));
+        *sensors = kept;
+        for sensor in left {
+            cx.interfaces.remove(&sensor.place());
+            sensor.leave(cx);
+        }
+        for target in config.sensors {
+            if sensors.iter().any(|sensor| *sensor.target() == target) {
+                continue;
+            }
+            let label = target.to_string();
+            if sensors.len() + each > MAX_CONNECTIONS {
+                tracing::error!(sensor = label, "not connected to: there are too many");
+                continue;
+            }
+            tracing::info!(sensor = label, "a new sensor");
+            let known = names.iter().position(|name| *name == label);
+            let sensor = known.unwrap_or_else(|| {
+                names.push(label.clone());
+                names.len() - 1
+            });
+            cx.sessions.count_sensor(sensor, &label);
+            cx.interfaces.extend(target.interface.clone().map(|name| (sensor, name)));
+            for ordinal in 0..each {
+                let taken: Vec<_> = sensors.iter().map(Sensor::index).collect();
+                let index = states.place(&label, &taken);
+                let share = sharing.share(label.clone(), sensor, ordinal);
+                let role = Role { sensor, share };
+                sensors.push(Sensor::new(index, role, target.clone(), timing, states.clone(), now));
+            }
+        }
     }
 
     fn poll_until(&mut self, events: &mut Events, due: Option<Instant>) {
@@ -260,7 +335,7 @@ impl EventLoop {
                 self.passive.note_listener(place);
             } else if token & CLIENT != 0 {
                 self.passive.note_client(place, event, is_data);
-            } else if let Some(sensor) = self.sensors.get_mut(place) {
+            } else if let Some(sensor) = self.sensors.iter_mut().find(|one| one.index() == place) {
                 sensor.note(event, is_data);
             }
         }

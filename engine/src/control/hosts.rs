@@ -52,6 +52,14 @@ impl HostList {
         Self { allowed, named, asked, is_asking: false, fresh, waker, sender, answers }
     }
 
+    /// Another list from now on. A look-up for the old one goes into the void; who waits for it
+    /// asks again.
+    pub(super) fn replace(&mut self, allowed: AllowedHosts) {
+        if self.allowed != allowed {
+            *self = Self::new(allowed, self.fresh, Arc::clone(&self.waker));
+        }
+    }
+
     /// Decides about a peer, as of now.
     pub(super) fn check(&mut self, host: IpAddr, now: Instant) -> Admission {
         let AllowedHosts { nets, names } = &self.allowed;

@@ -71,12 +71,12 @@ fn address(net: &IpNet) -> Address {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::net::Role;
 
     /// A node with these Ethernet links, numbered from 2, and a tunnel that is none.
-    pub(in crate::control) fn node(names: &[&str]) -> View {
+    pub(crate) fn node(names: &[&str]) -> View {
         let link = |(name, ifindex): (&str, u32)| Link {
             ifindex,
             name: name.to_owned(),

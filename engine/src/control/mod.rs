@@ -38,4 +38,6 @@ pub use config::{
 };
 pub use event_loop::{CLIENTS, Control, MAX_CONNECTIONS, MAX_SENSORS, MAX_SESSIONS_PER_SENSOR};
 pub use hosts::AllowedHosts;
+#[cfg(test)]
+pub(crate) use listing::tests::node as tests_node;
 pub use state::{SensorState, SensorStates, SensorStatus};

@@ -26,7 +26,7 @@ use crate::stats::control::ControlStats;
 use super::config::{Context, ControlConfig, ListenAddress};
 use super::connection::{Connection, Mode, Over, Peer};
 use super::event_loop::{client_token, listener_token};
-use super::hosts::{Admission, HostList};
+use super::hosts::{Admission, AllowedHosts, HostList};
 use super::protocol::Ending;
 use super::socket::{canonical, watch_for_silence};
 use super::state::{SensorState, SensorStates};
@@ -119,6 +119,11 @@ impl Passive {
         // Behind the statuses of all connections to sensors.
         let status = states.load().len().saturating_sub(1);
         Ok(Self { listeners, clients, hosts, states, index, status, said: None })
+    }
+
+    /// Other hosts may connect from now on; who is connected stays.
+    pub(super) fn allow(&mut self, hosts: AllowedHosts) {
+        self.hosts.replace(hosts);
     }
 
     /// Where it listens.

@@ -55,6 +55,20 @@ impl SensorStates {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// A place for a connection to a target that is not `taken`: one that it had before, or a new
+    /// one behind the others.
+    pub(super) fn place(&self, target: &str, taken: &[usize]) -> usize {
+        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places = list.iter().enumerate();
+        let known = places
+            .find(|(place, status)| status.target == target && !taken.contains(place))
+            .map(|(place, _status)| place);
+        known.unwrap_or_else(|| {
+            list.push(SensorStatus { target: target.to_owned(), ..SensorStatus::default() });
+            list.len() - 1
+        })
+    }
+
     pub(super) fn update(&self, sensor: usize, change: impl FnOnce(&mut SensorStatus)) {
         if let Some(status) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(sensor)
         {

@@ -198,7 +198,7 @@ pub struct Sessions {
     seen: Box<[AtomicU64]>,
     wakers: Vec<Waker>,
     /// Each sensor's counts, over all its sessions.
-    sensors: Vec<Arc<SensorStats>>,
+    sensors: Mutex<Vec<Arc<SensorStats>>>,
     /// Sessions that were taken out, until all is flushed or given up.
     ending: Mutex<Vec<Ending>>,
 }
@@ -224,7 +224,25 @@ impl Sessions {
     pub fn counting(wakers: Vec<Waker>, sensors: Vec<Arc<SensorStats>>) -> Arc<Self> {
         let seen = wakers.iter().map(|_| AtomicU64::new(0)).collect();
         let (list, ending) = (Shared::new(Roster::default()), Mutex::default());
-        Arc::new(Self { list, membership: Mutex::default(), seen, wakers, sensors, ending })
+        let (membership, sensors) = (Mutex::default(), Mutex::new(sensors));
+        Arc::new(Self { list, membership, seen, wakers, sensors, ending })
+    }
+
+    /// A place for the counts of the sensor of this index, the next if it is new. Where nobody
+    /// counts, there is none.
+    pub fn count_sensor(&self, index: usize, label: &str) {
+        let mut sensors = self.lock_sensors();
+        if !sensors.is_empty() && sensors.len() == index {
+            sensors.push(Arc::new(SensorStats::new(label.to_owned())));
+        }
+    }
+
+    fn lock_sensors(&self) -> MutexGuard<'_, Vec<Arc<SensorStats>>> {
+        self.sensors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counts_of(&self, sensor: usize) -> Option<Arc<SensorStats>> {
+        self.lock_sensors().get(sensor).cloned()
     }
 
     /// The sensors' counts as of now, ended sessions included.
@@ -235,21 +253,21 @@ impl Sessions {
             let is_over = self.is_seen(*generation) && session.pump() != Pump::Blocked;
             if is_over {
                 session.close();
-                if let Some(stats) = self.sensors.get(session.spec.sensor) {
+                if let Some(stats) = self.counts_of(session.spec.sensor) {
                     stats.end(session.id);
                 }
             }
             !is_over
         });
         drop(ending);
-        self.sensors.clone()
+        self.lock_sensors().clone()
     }
 
     /// Workers offer frames to `session` as soon as they see the change:
     /// [`is_seen`](Self::is_seen) with the returned generation tells when all have. What it shares
     /// with others it gets then, or, if it is back after an absence, when it has settled.
     pub fn add(&self, session: Arc<Session>) -> u64 {
-        if let Some(stats) = self.sensors.get(session.spec.sensor) {
+        if let Some(stats) = self.counts_of(session.spec.sensor) {
             let counted = Arc::clone(&session);
             stats.begin(session.id, move || (&counted.stats).into());
         }
@@ -308,7 +326,7 @@ impl Sessions {
             let old = self.list.load();
             let roster = membership.roster(old.to_vec(), &old);
             if roster.groups() != old.groups() {
-                membership.count_moves(&self.sensors, &old, &roster, reason);
+                membership.count_moves(&self.lock_sensors(), &old, &roster, reason);
                 self.publish(roster);
             }
         }
@@ -325,7 +343,7 @@ impl Sessions {
         let mut sessions = old.to_vec();
         change(&mut membership, &mut sessions);
         let roster = membership.roster(sessions, &old);
-        membership.count_moves(&self.sensors, &old, &roster, reason);
+        membership.count_moves(&self.lock_sensors(), &old, &roster, reason);
         self.publish(roster)
     }
 

@@ -82,6 +82,8 @@ reasons! {
         Duplicate = "duplicate",
         /// The reference's port rule left it to the other side.
         Election = "election",
+        /// The node's own filter (`--filter`) rejects it.
+        NodeFilter = "node_filter",
         /// No sensor had a capture running.
         NoSession = "no_session",
     }

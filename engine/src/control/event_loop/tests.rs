@@ -4,6 +4,7 @@
 
 mod data;
 mod passive;
+mod reconfigured;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -29,7 +30,7 @@ impl Sensor {
 
     fn target(&self) -> SensorTarget {
         let port = self.0.local_addr().unwrap().port();
-        SensorTarget { host: "127.0.0.1".to_owned(), port }
+        SensorTarget { host: "127.0.0.1".to_owned(), port, interface: None }
     }
 
     /// The tap's next connection.
@@ -267,7 +268,8 @@ fn a_sensor_that_is_not_there_is_tried_again_with_growing_waits() {
 fn a_name_is_resolved_and_one_that_does_not_exist_is_no_end() {
     let sensor = Sensor::new();
     let named = SensorTarget { host: "localhost".to_owned(), ..sensor.target() };
-    let missing = SensorTarget { host: "no.such.name.invalid".to_owned(), port: 2003 };
+    let missing =
+        SensorTarget { host: "no.such.name.invalid".to_owned(), port: 2003, interface: None };
     let tap = Tap::start(config(&[missing, named]), 0);
     sensor.accept().capture(ANY_ETH);
     tap.until_status(0, "failures", |status| status.failures >= 1);
@@ -472,7 +474,7 @@ fn shutdown_does_not_wait_for_a_stuck_worker_beyond_its_limit() {
 
 #[test]
 fn too_many_sensors_are_refused() {
-    let target = SensorTarget { host: "127.0.0.1".to_owned(), port: 1 };
+    let target = SensorTarget { host: "127.0.0.1".to_owned(), port: 1, interface: None };
     let config = config(&vec![target; MAX_SENSORS + 1]);
     let view = Shared::new(View::default());
     let error = Control::start(config, Sessions::new(Vec::new()), view, Stats::default);

@@ -179,7 +179,7 @@ fn a_silent_hosts_flows_move_long_before_its_connection_ends() {
 
 #[test]
 fn too_many_sessions_are_refused() {
-    let target = |port| SensorTarget { host: "127.0.0.1".to_owned(), port };
+    let target = |port| SensorTarget { host: "127.0.0.1".to_owned(), port, interface: None };
     let config = sharing(&(1..=17).map(target).collect::<Vec<_>>(), SensorsMode::Balance, 16);
     let view = Shared::new(View::default());
     let error = Control::start(config, Sessions::new(Vec::new()), view, Stats::default);
