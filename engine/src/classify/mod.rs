@@ -12,6 +12,7 @@
 //! doubt passes: the dedup table comes next, and a duplicate is better than a loss.
 
 mod filter;
+mod icmp;
 mod own;
 
 use std::collections::HashMap;
@@ -212,8 +213,12 @@ impl Classifier {
         outer && (self.own.contains(headers.source) || self.own.contains(headers.destination))
     }
 
-    /// Datagrams to a sensor (whichever node's tap sent them) and control connections.
+    /// Datagrams to a sensor (whichever node's tap sent them), what ICMP says about them, and control
+    /// connections.
     fn is_own_traffic(&self, data: &[u8], headers: &Headers) -> bool {
+        if matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6) {
+            return icmp::is_about_our_data(data, headers, &self.sensors);
+        }
         let to_sensor = self.sensors.contains(headers.destination);
         if !to_sensor && !self.sensors.contains(headers.source) {
             return false;

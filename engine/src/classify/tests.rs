@@ -203,6 +203,39 @@ fn a_clients_own_connections_are_left_out_and_nothing_else_of_its_host() {
 }
 
 #[test]
+fn what_icmp_says_about_the_taps_own_datagrams_is_nobodys() {
+    let sensors = ["10.0.250.10".parse().unwrap(), "fd00:9::1".parse().unwrap()];
+    let c = Classifier::new(&policy(), &view(), &sensors);
+    let own = |data: &[u8]| ask(&c, &at(data, UPLINK, In)) == Err(DropReason::OwnTraffic);
+    let about = |kind: u8, code: u8, quoted: &[u8]| {
+        // Without its Ethernet header, and cut as routers do.
+        let quoted = &quoted[14..quoted.len().min(14 + 548)];
+        [&[kind, code, 0, 0, 0, 0, 5, 120], quoted].concat()
+    };
+    let data = udp("10.0.1.10", "10.0.250.10", (999, 7777), &[&[0, 110][..], &[0; 1400]].concat());
+    for (from, kind, code) in [("10.0.250.10", 3, 3), ("10.9.9.9", 3, 4)] {
+        assert!(own(&packet(protocol::ICMP, from, "10.0.1.10", &about(kind, code, &data))));
+    }
+    let data6 = udp("fd00:1::10", "fd00:9::1", (999, 7777), &[0, 7, 0, 0]);
+    for (kind, code) in [(1, 4), (2, 0)] {
+        let icmp = packet(protocol::ICMPV6, "fd00:9::1", "fd00:1::10", &about(kind, code, &data6));
+        assert!(own(&icmp));
+        for len in 0..icmp.len() {
+            let _no_panic = own(&icmp[..len]);
+        }
+    }
+    let icmp = |message: &[u8]| packet(protocol::ICMP, "10.0.250.10", "10.0.1.10", message);
+    for len in 0..38 {
+        assert!(!own(&icmp(&about(3, 3, &data)[..len])), "quotes too little to tell");
+    }
+    assert!(!own(&icmp(&about(0, 0, &data))), "no error");
+    let others = udp("10.0.1.10", "10.0.251.10", (999, 7777), &[0, 110, 0, 0]);
+    assert!(!own(&icmp(&about(3, 3, &others))));
+    let dns = udp("10.0.1.101", "10.0.250.10", (999, 53), b"dns");
+    assert!(!own(&icmp(&about(3, 3, &dns))), "a pod's own business");
+}
+
+#[test]
 fn overlays_are_dropped_only_where_something_unpacks_them() {
     let outer = udp("10.0.1.10", "10.0.2.10", (5555, 4789), b"vxlan");
     assert!(ask(&classifier(), &at(&outer, UPLINK, Out)).is_ok(), "no vxlan device here");

@@ -310,6 +310,14 @@ mod tests {
     }
 
     #[test]
+    fn a_datagrams_size_is_found_or_fixed() {
+        assert_eq!(config(&["--datagram-bytes", "auto"]).unwrap().datagram_bytes, None);
+        assert_eq!(config(&["--datagram-bytes", "8972"]).unwrap().datagram_bytes, Some(8972));
+        let settings = Settings::from_parts(&[], &[]).unwrap().to_text();
+        assert!(settings.contains("datagram-bytes     auto "), "{settings}");
+    }
+
+    #[test]
     fn sensors_take_the_common_port_or_their_own() {
         let config = config(&[
             "--sensor",
