@@ -61,6 +61,7 @@ mod tests {
                 snaplen: 262_144,
                 datagram_bytes: None,
                 takes_large_datagrams: true,
+                longest_wait_ns: u64::MAX,
                 filter: None,
                 sampling: Sampling { method: 0, value: 0 },
             };
