@@ -10,10 +10,9 @@
 //! A step never blocks. Until the data connection stands there is no session, so nothing that
 //! workers have to wait for.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
@@ -23,11 +22,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::bpf::Program;
 use crate::classify::OwnFlow;
 use crate::rpcap::{ANY_ETH, StartCaptureReply, Stats};
-use crate::session::{Encoding, Pump, Session, SessionSpec, Share};
-use crate::stats::SessionDrop;
+use crate::session::{Encoding, Session, SessionSpec, Share};
 
 use super::active::is_connected;
-use super::config::{Context, FlowGuard};
+use super::capture::Capture;
+use super::config::Context;
 use super::connection::{Mode, Peer};
 use super::listing;
 use super::promiscuous::Promiscuous;
@@ -44,26 +43,12 @@ const CLIENT_BUFFER_BYTES: u32 = 16 << 20;
 const MAX_CLIENT_CAPTURES: usize = 16;
 /// Connections to a data listener that are looked at in one step.
 const ACCEPTS: usize = 16;
-/// Reads of one step from a data connection, on which nothing should come.
-const READS: usize = 16;
-
 /// What has happened by itself.
 pub(super) enum News {
     /// The answer to the STARTCAP or ENDCAP that waits for one.
     Answer(Result<Answer, String>),
     /// The capture has ended.
     Failed(&'static str),
-}
-
-/// A capture that runs, or can at once.
-struct Capture {
-    session: Arc<Session>,
-    /// The node's counters when it started: STATS counts from there.
-    baseline: Stats,
-    /// Our end of a TCP data connection, to see its end by.
-    stream: Option<TcpStream>,
-    _flows: [FlowGuard; 2],
-    _promiscuous: Option<Promiscuous>,
 }
 
 /// A STARTCAP that waits until we have connected to the client.
@@ -558,57 +543,4 @@ fn is_granted(cx: &Context) -> bool {
         tracing::info!("a client asks for promiscuous mode: not granted without --allow-promisc");
     }
     cx.config.allow_promisc
-}
-
-impl Capture {
-    /// Counts since the capture started.
-    fn stats(&self, cx: &Context) -> Stats {
-        let now = (cx.capture_stats)();
-        let stats = &self.session.stats;
-        // The fields wrap, as the protocol's do.
-        let wrap = |count: u64| u32::try_from(count & u64::from(u32::MAX)).unwrap_or(u32::MAX);
-        // What this client's own queue lost is a lack of buffer like the ring's.
-        let is_loss =
-            |reason: &&SessionDrop| !matches!(reason, SessionDrop::Filter | SessionDrop::Sampling);
-        let lost: u64 =
-            SessionDrop::ALL.iter().filter(is_loss).map(|reason| stats.dropped(*reason)).sum();
-        let ring_lost = now.kernel_dropped.wrapping_sub(self.baseline.kernel_dropped);
-        Stats {
-            received: now.received.wrapping_sub(self.baseline.received),
-            interface_dropped: now.interface_dropped.wrapping_sub(self.baseline.interface_dropped),
-            kernel_dropped: ring_lost.wrapping_add(wrap(lost)),
-            sent: wrap(stats.sent.load(Ordering::Relaxed)),
-        }
-    }
-
-    /// Sends what waits for the data connection, and looks for its end.
-    fn is_broken(&mut self, is_ready: bool) -> bool {
-        // Over UDP, this is for the size of datagrams.
-        let is_over = self.session.pump() == Pump::Broken;
-        let Some(stream) = &mut self.stream else { return false };
-        if is_over || !is_ready {
-            return is_over;
-        }
-        let mut nothing = [0; 512];
-        for _ in 0..READS {
-            match stream.read(&mut nothing) {
-                Ok(0) => return true,
-                // A client has nothing to say here.
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return true,
-            }
-        }
-        // It talks on: a client that does is none.
-        true
-    }
-
-    /// Lets go of the data connection; the session closes it when all is sent.
-    fn let_go(self, cx: &Context) {
-        if let Some(mut stream) = self.stream {
-            // The registration would outlive this descriptor: the session has one of its own.
-            let _not_registered = cx.registry.deregister(&mut stream);
-        }
-    }
 }

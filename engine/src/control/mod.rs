@@ -7,13 +7,14 @@
 //!           states        connection (socket, times, access) <--> protocol <-- framing (no I/O)
 //!                             |          `-- listing <-- net::View
 //!                             v
-//!                          captures (data sockets) --> session::Sessions --> workers
+//!                          captures (data sockets; a capture each) --> session::Sessions --> workers
 //! ```
 //!
 //! Nothing here runs on a worker's thread: workers see a changed list of sessions, no more.
 
 mod active;
 mod auth;
+mod capture;
 mod captures;
 mod config;
 mod connection;
@@ -29,6 +30,7 @@ mod protocol;
 mod resolve;
 mod socket;
 mod state;
+mod tls;
 mod watch;
 
 pub use auth::{Access, NullAuth, Passwords};

@@ -18,6 +18,7 @@ use crate::rpcap::{
 };
 
 use super::framing::{Body, Decoder, Message};
+use super::tls::FirstBytes;
 
 /// Unsent replies, bytes, above which no further request is taken in.
 pub(super) const OUTPUT_HIGH_WATER: usize = 64 * 1024;
@@ -25,11 +26,6 @@ pub(super) const OUTPUT_HIGH_WATER: usize = 64 * 1024;
 const MAX_REFUSALS: u32 = 16;
 /// Wrong credentials, before a peer is given up.
 const MAX_WRONG: u32 = 3;
-/// A TLS record's type of a handshake: no version of this protocol, but what a TLS client says
-/// first.
-const TLS_HANDSHAKE: u8 = 0x16;
-/// Bytes of a TLS record up to its version, which the alert repeats.
-const TLS_VERSION_END: usize = 3;
 /// Longest text of an ERROR, bytes.
 const MAX_ERROR_TEXT: usize = 256;
 
@@ -153,8 +149,7 @@ pub(super) struct Conversation {
     output: Vec<u8>,
     /// The one interface that may be opened, if there is one.
     preselected: Option<String>,
-    /// The first bytes, while they may be those of a TLS client; `None` once they are not.
-    tls: Option<Vec<u8>>,
+    first_bytes: FirstBytes,
     is_authenticated: bool,
     refusals: u32,
     wrong: u32,
@@ -179,7 +174,7 @@ impl Conversation {
             decoder: Decoder::new(),
             output: Vec::new(),
             preselected,
-            tls: Some(Vec::new()),
+            first_bytes: FirstBytes::default(),
             is_authenticated: false,
             refusals: 0,
             wrong: 0,
@@ -216,7 +211,8 @@ impl Conversation {
             if self.is_given_up() {
                 return Some(self.close(Ending::Violation("too many refusals before AUTH")));
             }
-            if self.is_tls(input)? {
+            if let Some(alert) = self.first_bytes.alert(input)? {
+                self.output.extend(alert);
                 return Some(
                     self.close(Ending::Violation("it speaks TLS, which this tap does not")),
                 );
@@ -244,23 +240,6 @@ impl Conversation {
     /// there is input.
     pub(super) fn is_given_up(&self) -> bool {
         !self.is_authenticated && (self.refusals >= MAX_REFUSALS || self.wrong >= MAX_WRONG)
-    }
-
-    /// Looks at the first bytes. A TLS client, which expects its handshake to be answered, gets
-    /// an alert that it understands; `None` until that can be told.
-    fn is_tls(&mut self, input: &mut &[u8]) -> Option<bool> {
-        let Some(seen) = &mut self.tls else { return Some(false) };
-        if seen.is_empty() && *input.first()? != TLS_HANDSHAKE {
-            self.tls = None;
-            return Some(false);
-        }
-        let (head, rest) = input.split_at((TLS_VERSION_END - seen.len()).min(input.len()));
-        seen.extend_from_slice(head);
-        *input = rest;
-        let [_, major, minor] = seen[..] else { return None };
-        // Alert, its version, length 2: fatal, handshake_failure.
-        self.output.extend([0x15, major, minor, 0, 2, 2, 40]);
-        Some(true)
     }
 
     /// Writes the reply to the pending request; an `Err` becomes an ERROR of the request's code.

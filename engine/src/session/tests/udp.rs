@@ -161,3 +161,15 @@ fn a_session_over_udp_is_never_blocked_and_closing_it_does_nothing() {
     assert_eq!(receive(&receiver).len(), 88);
     assert_eq!(settled(&session), (1, 1, 0));
 }
+
+#[test]
+fn a_client_that_waits_less_than_the_flush_time_gets_its_packets_earlier() {
+    let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for (longest_wait_ns, expected) in [(u64::MAX, 1_000_000), (250, 250), (2_000_000, 1_000_000)] {
+        let spec = SessionSpec { longest_wait_ns, ..spec(receiver.local_addr().unwrap()) };
+        let mut bench = Bench::new(&Session::open(spec).unwrap());
+        assert_eq!(bench.packer.deadline_ns(1_000_000), None);
+        bench.offer(&bytes(0, 60));
+        assert_eq!(bench.packer.deadline_ns(1_000_000), Some(expected));
+    }
+}

@@ -1,0 +1,86 @@
+//! A capture that runs: its session, its data connection, what it holds for as long as it lives.
+//!
+//! ```text
+//! session <-- workers            stream (a second descriptor) <-- event loop: writable, or at its end
+//! flows, promiscuous: begun with the capture, ended by dropping it
+//! ```
+
+use std::io::{ErrorKind, Read};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use mio::net::TcpStream;
+
+use crate::rpcap::Stats;
+use crate::session::{Pump, Session};
+use crate::stats::SessionDrop;
+
+use super::config::{Context, FlowGuard};
+use super::promiscuous::Promiscuous;
+
+/// Reads of one step from a data connection, on which nothing should come.
+const READS: usize = 16;
+
+/// A capture that runs, or can at once.
+pub(super) struct Capture {
+    pub(super) session: Arc<Session>,
+    /// The node's counters when it started: STATS counts from there.
+    pub(super) baseline: Stats,
+    /// Our end of a TCP data connection, to see its end by.
+    pub(super) stream: Option<TcpStream>,
+    pub(super) _flows: [FlowGuard; 2],
+    pub(super) _promiscuous: Option<Promiscuous>,
+}
+
+impl Capture {
+    /// Counts since the capture started.
+    pub(super) fn stats(&self, cx: &Context) -> Stats {
+        let now = (cx.capture_stats)();
+        let stats = &self.session.stats;
+        // The fields wrap, as the protocol's do.
+        let wrap = |count: u64| u32::try_from(count & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+        // What this client's own queue lost is a lack of buffer like the ring's.
+        let is_loss =
+            |reason: &&SessionDrop| !matches!(reason, SessionDrop::Filter | SessionDrop::Sampling);
+        let lost: u64 =
+            SessionDrop::ALL.iter().filter(is_loss).map(|reason| stats.dropped(*reason)).sum();
+        let ring_lost = now.kernel_dropped.wrapping_sub(self.baseline.kernel_dropped);
+        Stats {
+            received: now.received.wrapping_sub(self.baseline.received),
+            interface_dropped: now.interface_dropped.wrapping_sub(self.baseline.interface_dropped),
+            kernel_dropped: ring_lost.wrapping_add(wrap(lost)),
+            sent: wrap(stats.sent.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Sends what waits for the data connection, and looks for its end.
+    pub(super) fn is_broken(&mut self, is_ready: bool) -> bool {
+        // Over UDP, this is for the size of datagrams.
+        let is_over = self.session.pump() == Pump::Broken;
+        let Some(stream) = &mut self.stream else { return false };
+        if is_over || !is_ready {
+            return is_over;
+        }
+        let mut nothing = [0; 512];
+        for _ in 0..READS {
+            match stream.read(&mut nothing) {
+                Ok(0) => return true,
+                // A client has nothing to say here.
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return true,
+            }
+        }
+        // It talks on: a client that does is none.
+        true
+    }
+
+    /// Lets go of the data connection; the session closes it when all is sent.
+    pub(super) fn let_go(self, cx: &Context) {
+        if let Some(mut stream) = self.stream {
+            // The registration would outlive this descriptor: the session has one of its own.
+            let _not_registered = cx.registry.deregister(&mut stream);
+        }
+    }
+}
