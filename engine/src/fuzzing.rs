@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bytes --> control::conversation | sensor::{daemon, datagram, stream, tcp} | file
-//!       --> filter, frame (here)         each panics when a law of its module is broken
+//!       --> filter, frame, ini (here)         each panics when a law of its module is broken
 //! ```
 //!
 //! Not part of the program: it exists for tests and under `cfg(fuzzing)`. What a fuzzer found is
@@ -21,6 +21,7 @@ use crate::frame::{Direction, Frame, Offload, Point, VlanTag};
 use crate::net::View;
 use crate::pipeline::Pipeline;
 use crate::rpcap::{BpfInsn, Filter};
+use crate::rpcapd;
 use crate::segment::Cutter;
 use crate::wire::{Headers, Network};
 
@@ -47,6 +48,10 @@ pub fn filter(data: &[u8]) {
     let Ok(program) = Program::new(&instructions) else { return };
     assert_eq!(program.instructions(), instructions);
     assert!(!program.to_string().is_empty());
+    // What the kernel is to know of it; building it checks that it is a program.
+    static NODE: LazyLock<Classifier> =
+        LazyLock::new(|| Classifier::new(&Policy::default(), &View::default(), &[]));
+    let _pushed = NODE.filter_for(std::slice::from_ref(&program));
     for cut in [frame.len(), frame.len() / 2, 0] {
         for direction in [Direction::In, Direction::Out] {
             let vlan = (cut % 2 == 1).then_some(VlanTag { tpid: 0x8100, tci: 7 });
@@ -55,6 +60,18 @@ pub fn filter(data: &[u8]) {
             let _accepted = program.run(&whole);
         }
     }
+}
+
+/// A file of `podtap rpcapd`: what is read can be written, and reads back the same.
+///
+/// # Panics
+///
+/// When it does not.
+pub fn ini(data: &[u8]) {
+    let Ok(read) = rpcapd::ini::parse(data) else { return };
+    let text = rpcapd::ini::to_text(&read.sensors, &read.hosts, read.null_auth.unwrap_or(false));
+    let again = rpcapd::ini::parse(text.as_bytes()).expect("our own text");
+    assert_eq!((again.sensors, again.hosts), (read.sensors, read.hosts));
 }
 
 fn captured(data: &[u8], offload: Offload) -> Frame<'_> {
@@ -172,8 +189,8 @@ mod tests {
 
     #[test]
     fn nothing_and_noise_do_no_harm() {
-        let targets: [Target; 8] =
-            [conversation, daemon, datagram, stream, tcp, file, filter, frame];
+        let targets: [Target; 9] =
+            [conversation, daemon, datagram, stream, tcp, file, filter, frame, ini];
         let noise: Vec<u8> = (0..4096_u32)
             .map(|at| (at.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0])
             .collect();

@@ -217,6 +217,9 @@ fn main() -> io::Result<()> {
             write("frame", &format!("{name}-{gso_type}"), &[&how[..], &frame].concat())?;
         }
     }
+    let ini = b"# tap\nActiveClient = 10.0.0.9,2003,ifname=eth1\r\nActiveClient=fd00::1 , DEFAULT\n\
+        PassiveClient = 10.0.0.0/8;host\nNullAuthPermit = YES\nElse = 1";
+    write("rpcapd_ini", "each-key", ini)?;
     for offset in (0..64_u8).step_by(4) {
         let load = [0, 0x20, 0, 0, 0xff, 0xff, 0xf0, offset];
         let program = [load, [0, 0x16, 0, 0, 0, 0, 0, 0]].concat();
