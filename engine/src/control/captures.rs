@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! STARTCAP -- UDP -------------------------------> session --.
-//!    |------- TCP, we connect --> Opening -------> session --+--> old one drained --> reply, run
+//!    |------- TCP, we connect --> Opening -------> session --+--> old one drained --> run, reply
 //!    `------- TCP, the client connects --> listener ---------'    reply --> Awaiting --> run
 //! ENDCAP --> drained --> reply                 run --> interface or data connection gone --> ERROR 9
 //! ```
@@ -75,6 +75,13 @@ struct Draining {
     next: Option<Next>,
 }
 
+/// A capture whose STARTCAP is answered when every worker has taken it over: a frame that comes
+/// after the answer is then captured.
+struct Starting {
+    generation: u64,
+    deadline: Instant,
+}
+
 enum Next {
     Run(Box<Capture>),
     Await(Box<Awaiting>),
@@ -92,6 +99,7 @@ pub(super) struct Captures {
     opening: Option<Opening>,
     awaiting: Option<Awaiting>,
     draining: Option<Draining>,
+    starting: Option<Starting>,
     /// Counts of the capture that ended last.
     last: Stats,
     /// Captures started and not yet reported.
@@ -110,6 +118,7 @@ impl Captures {
             opening: None,
             awaiting: None,
             draining: None,
+            starting: None,
             last: Stats::default(),
             started: 0,
         }
@@ -214,6 +223,7 @@ impl Captures {
     pub(super) fn stop(&mut self, cx: &Context) -> Option<u64> {
         self.opening = None;
         self.awaiting = None;
+        self.starting = None;
         let draining = self.draining.take().map(|Draining { generation, old, next, .. }| {
             let next = next.and_then(|next| match next {
                 Next::Run(capture) => Some(*capture),
@@ -245,6 +255,7 @@ impl Captures {
     pub(super) fn poll(&mut self, now: Instant, cx: &Context) -> Option<News> {
         self.check_opening(now, cx)
             .or_else(|| self.check_draining(now, cx))
+            .or_else(|| self.check_starting(now, cx))
             .or_else(|| self.check_awaiting(now, cx))
             .or_else(|| self.check_running(cx))
     }
@@ -255,6 +266,7 @@ impl Captures {
             self.opening.as_ref().map(|opening| opening.deadline),
             self.awaiting.as_ref().map(|awaiting| awaiting.deadline),
             self.draining.as_ref().map(|_| now + DRAIN_POLL),
+            self.starting.as_ref().map(|_| now + DRAIN_POLL),
             self.running.as_ref().map(|_| now + CAPTURE_POLL),
         ];
         dues.into_iter().flatten().min()
@@ -355,29 +367,44 @@ impl Captures {
             self.last = old.stats(cx);
             old.let_go(cx);
         }
-        let port = match next {
+        match next {
             Some(Next::Run(capture)) => {
-                self.run(*capture, cx);
-                0
+                let generation = self.run(*capture, cx);
+                let deadline = now + cx.config.timing.drain;
+                self.starting = Some(Starting { generation, deadline });
+                self.check_starting(now, cx)
             }
             Some(Next::Await(awaiting)) => {
                 let port = awaiting.port;
                 self.awaiting = Some(*awaiting);
-                port
+                Some(started(port))
             }
-            None => return Some(News::Answer(Ok(Answer::Ended))),
-        };
-        let reply = StartCaptureReply { buffer_bytes: CLIENT_BUFFER_BYTES, port };
-        Some(News::Answer(Ok(Answer::Started(reply))))
+            None => Some(News::Answer(Ok(Answer::Ended))),
+        }
     }
 
-    fn run(&mut self, mut capture: Capture, cx: &Context) {
+    fn check_starting(&mut self, now: Instant, cx: &Context) -> Option<News> {
+        let Starting { generation, deadline } = self.starting.as_ref()?;
+        let is_seen = cx.sessions.is_seen(*generation);
+        if !is_seen && now < *deadline {
+            return None;
+        }
+        if !is_seen {
+            tracing::debug!("a capture was confirmed before every worker had taken it over");
+        }
+        self.starting = None;
+        Some(started(0))
+    }
+
+    /// Gives the capture to the workers; the generation from which they have it.
+    fn run(&mut self, mut capture: Capture, cx: &Context) -> u64 {
         capture.baseline = (cx.capture_stats)();
-        cx.sessions.add(Arc::clone(&capture.session));
+        let generation = cx.sessions.add(Arc::clone(&capture.session));
         self.running = Some(capture);
         self.started += 1;
         // What happened on the data socket until now is to be looked at.
         self.is_data_ready = true;
+        generation
     }
 
     fn check_opening(&mut self, now: Instant, cx: &Context) -> Option<News> {
@@ -465,7 +492,7 @@ impl Captures {
     }
 
     fn check_running(&mut self, cx: &Context) -> Option<News> {
-        if self.opening.is_some() {
+        if self.opening.is_some() || self.starting.is_some() {
             // Its end would be told after the answer to STARTCAP, as if the new one had failed.
             return None;
         }
@@ -484,6 +511,11 @@ impl Captures {
         self.give_up(cx);
         Some(News::Failed(failure))
     }
+}
+
+fn started(port: u16) -> News {
+    let reply = StartCaptureReply { buffer_bytes: CLIENT_BUFFER_BYTES, port };
+    News::Answer(Ok(Answer::Started(reply)))
 }
 
 fn cannot_connect(error: &io::Error) -> String {

@@ -239,13 +239,14 @@ impl Sessions {
         self.sensors.clone()
     }
 
-    /// Workers offer frames to `session` from now on.
-    pub fn add(&self, session: Arc<Session>) {
+    /// Workers offer frames to `session` as soon as they see the change:
+    /// [`is_seen`](Self::is_seen) with the returned generation tells when all have.
+    pub fn add(&self, session: Arc<Session>) -> u64 {
         if let Some(stats) = self.sensors.get(session.spec.sensor) {
             let counted = Arc::clone(&session);
             stats.begin(session.id, move || (&counted.stats).into());
         }
-        self.change(|list| list.push(Arc::clone(&session)));
+        self.change(|list| list.push(Arc::clone(&session)))
     }
 
     /// Takes a session out. Workers flush what they hold for it when they see the change:
@@ -317,7 +318,10 @@ impl Sessions {
         self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_seen(&self, generation: u64) -> bool {
+    /// True once every worker has seen `generation`: its kernel filter lets pass what the sessions
+    /// of that generation want, and its frames are offered to them.
+    #[must_use]
+    pub fn is_seen(&self, generation: u64) -> bool {
         // ORDER: Acquire, pairs with the Release in `mark_seen`: the flush came before it.
         self.seen.iter().all(|seen| seen.load(Ordering::Acquire) >= generation)
     }

@@ -158,6 +158,17 @@ impl Tap {
         until(what, || is_so(&self.control.state()[sensor]));
     }
 
+    /// A capture of `any-eth`, with this test as the worker that takes it over.
+    fn capture(&self, client: &mut Client) {
+        client.ask(8, &[0; 8]);
+        client.ask(3, ANY_ETH.as_bytes());
+        let running = self.capturing();
+        client.send(4, &STARTCAP);
+        until("the capture", || self.capturing() > running);
+        self.flush();
+        assert_eq!(client.receive().0, 0x84);
+    }
+
     /// Plays the worker: it has flushed whatever was ended up to now.
     fn flush(&self) {
         self.sessions.mark_seen(0, self.sessions.reader().generation());
@@ -374,7 +385,7 @@ fn endcap_is_answered_when_workers_have_flushed() {
     let sensor = Sensor::new();
     let tap = Tap::start(config(&[sensor.target()]), 1);
     let mut client = sensor.accept();
-    client.capture(ANY_ETH);
+    tap.capture(&mut client);
     client.send(10, &[]);
     until("the end of the capture", || tap.capturing() == 0);
     client.0.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
@@ -385,14 +396,32 @@ fn endcap_is_answered_when_workers_have_flushed() {
 }
 
 #[test]
+fn startcap_is_answered_when_workers_have_taken_the_capture_over() {
+    let sensor = Sensor::new();
+    let tap = Tap::start(config(&[sensor.target()]), 1);
+    let mut client = sensor.accept();
+    client.ask(8, &[0; 8]);
+    client.ask(3, ANY_ETH.as_bytes());
+    client.send(4, &STARTCAP);
+    until("the capture", || tap.capturing() == 1);
+    client.0.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    client.0.read_exact(&mut [0; 1]).unwrap_err();
+    tap.flush();
+    client.0.set_read_timeout(Some(FAR)).unwrap();
+    assert_eq!(client.receive().0, 0x84);
+}
+
+#[test]
 fn a_second_startcap_waits_for_the_first_ones_last_datagram() {
     let sensor = Sensor::new();
     let tap = Tap::start(config(&[sensor.target()]), 1);
     let mut client = sensor.accept();
-    client.capture(ANY_ETH);
+    tap.capture(&mut client);
     let first = tap.sessions.load()[0].id;
     client.send(4, &STARTCAP);
     until("the end of the first capture", || tap.capturing() == 0);
+    tap.flush();
+    until("the second capture", || tap.capturing() == 1);
     tap.flush();
     assert_eq!(client.receive().0, 0x84);
     assert_ne!(tap.sessions.load()[0].id, first);
@@ -417,7 +446,7 @@ fn shutdown_ends_captures_waits_for_workers_and_closes() {
     let (one, two) = (Sensor::new(), Sensor::new());
     let tap = Tap::start(config(&[one.target(), two.target()]), 1);
     let mut clients = [one.accept(), two.accept()];
-    clients.iter_mut().for_each(|client| client.capture(ANY_ETH));
+    clients.iter_mut().for_each(|client| tap.capture(client));
     let Tap { control, sessions, .. } = tap;
     let worker = thread::spawn(move || {
         until("the end of the captures", || sessions.load().is_empty());
@@ -433,7 +462,7 @@ fn shutdown_does_not_wait_for_a_stuck_worker_beyond_its_limit() {
     let sensor = Sensor::new();
     let tap = Tap::start(config(&[sensor.target()]), 1);
     let mut client = sensor.accept();
-    client.capture(ANY_ETH);
+    tap.capture(&mut client);
     assert!(!tap.control.shutdown(Duration::from_millis(20)));
     assert!(client.is_closed());
 }
