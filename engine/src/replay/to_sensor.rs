@@ -34,6 +34,8 @@ pub(super) fn run(
     let system = |error: std::io::Error| ReplayError::Sensor(error.to_string());
     let waker = Waker::new().map_err(system)?;
     let sessions = Sessions::new(vec![waker]);
+    // No file is read before every capture runs: none has to wait for the worker to know of it.
+    sessions.mark_seen(0, u64::MAX);
     let stats = Arc::new(WorkerStats::default());
     let mut control = config.control(SensorAddresses::default());
     // A replay is for the sensors; nobody else is waited for.
