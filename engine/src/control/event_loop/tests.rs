@@ -159,7 +159,7 @@ impl Tap {
     }
 
     /// A capture of `any-eth`, with this test as the worker that takes it over.
-    fn capture(&self, client: &mut Client) {
+    fn begin_capture(&self, client: &mut Client) {
         client.ask(8, &[0; 8]);
         client.ask(3, ANY_ETH.as_bytes());
         let running = self.capturing();
@@ -385,7 +385,7 @@ fn endcap_is_answered_when_workers_have_flushed() {
     let sensor = Sensor::new();
     let tap = Tap::start(config(&[sensor.target()]), 1);
     let mut client = sensor.accept();
-    tap.capture(&mut client);
+    tap.begin_capture(&mut client);
     client.send(10, &[]);
     until("the end of the capture", || tap.capturing() == 0);
     client.0.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
@@ -416,7 +416,7 @@ fn a_second_startcap_waits_for_the_first_ones_last_datagram() {
     let sensor = Sensor::new();
     let tap = Tap::start(config(&[sensor.target()]), 1);
     let mut client = sensor.accept();
-    tap.capture(&mut client);
+    tap.begin_capture(&mut client);
     let first = tap.sessions.load()[0].id;
     client.send(4, &STARTCAP);
     until("the end of the first capture", || tap.capturing() == 0);
@@ -446,7 +446,7 @@ fn shutdown_ends_captures_waits_for_workers_and_closes() {
     let (one, two) = (Sensor::new(), Sensor::new());
     let tap = Tap::start(config(&[one.target(), two.target()]), 1);
     let mut clients = [one.accept(), two.accept()];
-    clients.iter_mut().for_each(|client| tap.capture(client));
+    clients.iter_mut().for_each(|client| tap.begin_capture(client));
     let Tap { control, sessions, .. } = tap;
     let worker = thread::spawn(move || {
         until("the end of the captures", || sessions.load().is_empty());
@@ -462,7 +462,7 @@ fn shutdown_does_not_wait_for_a_stuck_worker_beyond_its_limit() {
     let sensor = Sensor::new();
     let tap = Tap::start(config(&[sensor.target()]), 1);
     let mut client = sensor.accept();
-    tap.capture(&mut client);
+    tap.begin_capture(&mut client);
     assert!(!tap.control.shutdown(Duration::from_millis(20)));
     assert!(client.is_closed());
 }
