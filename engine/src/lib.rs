@@ -23,6 +23,8 @@ pub mod config;
 pub mod control;
 pub mod dedup;
 pub mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod net;
 pub mod pipeline;
 pub mod replay;

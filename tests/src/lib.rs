@@ -13,6 +13,7 @@
 
 pub mod compare;
 pub mod lab;
+pub mod rpcap_spec;
 pub mod scenario;
 pub mod tap;
 pub mod traffic;

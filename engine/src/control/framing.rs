@@ -131,7 +131,7 @@ impl Decoder {
     }
 
     /// Memory held for the message that is being read.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn kept_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| partial.payload.capacity())
     }

@@ -20,6 +20,8 @@ mod config;
 mod connection;
 mod event_loop;
 mod framing;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod hosts;
 mod listing;
 mod passive;

@@ -193,6 +193,12 @@ impl Conversation {
         !self.is_over && self.pending.is_none() && self.output.len() < OUTPUT_HIGH_WATER
     }
 
+    /// Memory held for the message that is being read.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.decoder.kept_bytes()
+    }
+
     /// Whole messages that are to be sent; the driver takes off the front what went out.
     pub(super) fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output

@@ -15,6 +15,8 @@ mod capture;
 mod client;
 mod context;
 mod event_loop;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod message;
 mod numbering;
 mod output;

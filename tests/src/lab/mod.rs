@@ -26,6 +26,7 @@ mod wiring;
 
 pub use error::LabError;
 pub use host::{Host, Node, Pod};
+pub(crate) use namespace::ip_batch;
 pub use nat::{Protocol, Service};
 pub use process::Process;
 pub use spec::{LabSpec, PODNET, PODNET_V6, SVCNET, SVCNET_V6};

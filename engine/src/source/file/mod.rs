@@ -19,6 +19,8 @@
 //! - Within a file the order is the file's, between files it is that of the timestamps, and at
 //!   equal timestamps that of the command line.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod link;
 mod reader;
 
