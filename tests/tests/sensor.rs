@@ -98,6 +98,8 @@ mod tests {
     fn a_sensor_that_is_told_to_stop_prints_its_summary_and_exits_with_0() {
         for signal in [Signal::SIGINT, Signal::SIGTERM] {
             let (mut process, _) = sensor(&["--json", "--write", "-"]);
+            // Twice, as `timeout` does: to the process and to its group.
+            process.signal(signal).unwrap();
             assert!(process.stop(signal, LIMIT).unwrap().success());
             let said = process.stderr();
             let summary = said.lines().last().unwrap();

@@ -31,8 +31,6 @@ use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -207,8 +205,7 @@ impl Error {
     }
 }
 
-/// Runs until SIGINT, SIGTERM, `--count` or `--idle-exit`, and prints the summary. A second signal
-/// ends the process at once.
+/// Runs until SIGINT, SIGTERM, `--count` or `--idle-exit`, and prints the summary.
 ///
 /// # Errors
 ///
@@ -312,16 +309,10 @@ struct Signals(Vec<signal_hook::SigId>);
 
 impl Signals {
     fn register(stopper: &UnixStream) -> io::Result<Self> {
-        let once = Arc::new(AtomicBool::new(false));
         let mut signals = Self(Vec::new());
+        // One signal and several mean the same: `timeout` sends two at once, and the end is
+        // bounded without a second.
         for signal in [SIGINT, SIGTERM] {
-            // In this order: the first signal finds the flag down, raises it and writes a byte.
-            signals.0.push(signal_hook::flag::register_conditional_shutdown(
-                signal,
-                1,
-                Arc::clone(&once),
-            )?);
-            signals.0.push(signal_hook::flag::register(signal, Arc::clone(&once))?);
             let pipe = stopper.try_clone()?;
             signals.0.push(signal_hook::low_level::pipe::register(signal, pipe)?);
         }

@@ -113,11 +113,23 @@ fn a_capture_of_one_interface_shares_nothing() {
 #[test]
 fn one_sensor_with_one_session_shares_nothing() {
     let sensor = Sensor::new();
-    for mode in [SensorsMode::Copy, SensorsMode::Balance] {
-        let tap = Tap::start(sharing(&[sensor.target()], mode, 1), 0);
-        sensor.accept().capture(ANY_ETH);
-        assert!(tap.groups().is_empty());
-    }
+    let tap = Tap::start(sharing(&[sensor.target()], SensorsMode::Copy, 1), 0);
+    sensor.accept().capture(ANY_ETH);
+    assert!(tap.groups().is_empty());
+}
+
+#[test]
+fn a_sensor_that_gets_company_while_the_tap_runs_shares_with_it() {
+    let (one, two) = (Sensor::new(), Sensor::new());
+    let alone = sharing(&[one.target()], SensorsMode::Balance, 1);
+    let tap = Tap::start(alone.clone(), 0);
+    let mut first = one.accept();
+    first.capture(ANY_ETH);
+    tap.until_groups("alone", &[&[0]]);
+    tap.control.reconfigure(ControlConfig { sensors: vec![one.target(), two.target()], ..alone });
+    let mut second = two.accept();
+    second.capture(ANY_ETH);
+    tap.until_groups("both", &[&[0, 1]]);
 }
 
 #[test]

@@ -449,7 +449,7 @@ fn a_clients_connections_are_excluded_from_the_first_startcap_to_the_last_end() 
 fn shutdown_closes_clients_too() {
     let tap = Tap::start(open_config(), 1);
     let mut client = tap.connect();
-    client.capture(ANY_ETH);
+    tap.start_capture(&mut client);
     let Tap { control, sessions, .. } = tap;
     let worker = thread::spawn(move || {
         until("the end of the captures", || sessions.load().is_empty());
