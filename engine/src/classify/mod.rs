@@ -199,7 +199,7 @@ impl Classifier {
     ) -> Result<Scope, DropReason> {
         match (&self.node_filter, verdict) {
             (_, Err(DropReason::OwnTraffic | DropReason::Interface)) | (None, _) => verdict,
-            (Some(filter), _) if filter.run(packet) == 0 => Err(DropReason::NodeFilter),
+            (Some(filter), _) if filter.run_in_kernel(packet) == 0 => Err(DropReason::NodeFilter),
             (Some(_), _) => verdict,
         }
     }
