@@ -52,8 +52,20 @@ fn payload(flow: u16, direction: u8, number: u32) -> [u8; PAYLOAD] {
 #[derive(Debug)]
 pub struct Traffic {
     stop: Arc<AtomicBool>,
+    /// Nothing more is sent that would have to be answered.
+    is_sent: Arc<AtomicBool>,
     sender: JoinHandle<io::Result<u64>>,
-    answerers: Vec<JoinHandle<()>>,
+    answerers: Vec<JoinHandle<u64>>,
+}
+
+/// Datagrams of each direction. On a busy machine an answerer's buffer overflows: not all that was
+/// sent is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// By the client.
+    pub sent: u64,
+    /// By the servers.
+    pub answered: u64,
 }
 
 impl Traffic {
@@ -64,6 +76,7 @@ impl Traffic {
     /// When a socket cannot be made.
     pub fn start(client: &Host, servers: &[&Host], each: u16) -> Result<Self, LabError> {
         let stop = Arc::new(AtomicBool::new(false));
+        let is_sent = Arc::new(AtomicBool::new(false));
         let mut answerers = Vec::new();
         let mut sockets = Vec::new();
         for server in servers {
@@ -71,30 +84,32 @@ impl Traffic {
             let failed = |error| LabError::call(format!("UDP to {to}"), error);
             let socket = server.enter(|| UdpSocket::bind(to))?.map_err(failed)?;
             socket.set_read_timeout(Some(LOOK)).map_err(failed)?;
-            let stop = Arc::clone(&stop);
+            let stop = Arc::clone(&is_sent);
             answerers.push(thread::spawn(move || answer(&socket, &stop)));
             let connect = || (0..each).map(|_flow| connected(to)).collect::<io::Result<Vec<_>>>();
             sockets.extend(client.enter(connect)?.map_err(failed)?);
         }
         let stopped = Arc::clone(&stop);
         let sender = thread::spawn(move || send(&sockets, &stopped));
-        Ok(Self { stop, sender, answerers })
+        Ok(Self { stop, is_sent, sender, answerers })
     }
 
-    /// Ends it; how many datagrams were sent in the first direction.
+    /// Ends it; how many datagrams were sent.
     ///
     /// # Errors
     ///
     /// When sending failed.
-    pub fn stop(self) -> io::Result<u64> {
+    pub fn stop(self) -> io::Result<Counts> {
         // Relaxed: it may be seen late.
         self.stop.store(true, Ordering::Relaxed);
         let gone = |_panic| io::Error::other("a thread of the traffic panicked");
         let sent = self.sender.join().map_err(gone)??;
+        self.is_sent.store(true, Ordering::Relaxed);
+        let mut answered = 0;
         for answerer in self.answerers {
-            answerer.join().map_err(gone)?;
+            answered += answerer.join().map_err(gone)?;
         }
-        Ok(sent)
+        Ok(Counts { sent, answered })
     }
 }
 
@@ -122,20 +137,21 @@ fn send(sockets: &[UdpSocket], stop: &AtomicBool) -> io::Result<u64> {
     Ok(sent)
 }
 
-fn answer(socket: &UdpSocket, stop: &AtomicBool) {
+fn answer(socket: &UdpSocket, stop: &AtomicBool) -> u64 {
     let mut bytes = [0; 64];
+    let mut answered = 0;
     loop {
         let Ok((len, from)) = socket.recv_from(&mut bytes) else {
             // Nothing waits to be answered.
             if stop.load(Ordering::Relaxed) {
-                return;
+                return answered;
             }
             continue;
         };
         if let Some(bytes) = bytes.get_mut(..len).filter(|_| len == PAYLOAD) {
             bytes[6] = 1;
             // Nobody reads the answers; one that is lost is one that no tap saw.
-            let _ = socket.send_to(bytes, from);
+            answered += u64::from(socket.send_to(bytes, from).is_ok());
         }
     }
 }

@@ -24,7 +24,7 @@ const OPEN: &str = "
 /// Snaplen 262144, DGRAM and SERVEROPEN, podtap's own flag 8000 (datagrams of any
 /// size are taken), a filter that accepts everything.
 const STARTCAP: &str = "
-    C 00 04 0000 0000001c 00040000 00000064 8006 PORT 0001 0000 00000001 0006 00 00 00040000
+    C 00 04 0000 0000001c 0000ffc7 00000064 8006 PORT 0001 0000 00000001 0006 00 00 00040000
     D 00 84 0000 00000008 00040000 0000 0000
 ";
 const END: &str = "
@@ -267,7 +267,7 @@ mod section_1_6_startcap {
     use super::*;
 
     const ASK: &str =
-        "C 00 04 0000 0000001c 00040000 00000064 8006 PORT 0001 0000 00000001 0006 00 00 00040000";
+        "C 00 04 0000 0000001c 0000ffc7 00000064 8006 PORT 0001 0000 00000001 0006 00 00 00040000";
 
     #[test]
     fn a_refusal_is_said_with_its_code() {
