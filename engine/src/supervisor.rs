@@ -10,17 +10,16 @@
 //! down (`panic = "abort"`): a DaemonSet restarts, while a half-dead capture would not show. Nothing
 //! outlives the process: sockets, rings and threads are all that it has in the kernel.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod rules;
+
 use std::io;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::classify::{Classifier, OwnFlow, Policy};
 use crate::config::Config;
 use crate::control::{self, Control, NullAuth, OwnFlows, SensorAddresses};
 use crate::dedup::{Fingerprinter, Table};
@@ -28,7 +27,6 @@ use crate::net::{InterfaceSelection, Monitor, RoleOverrides, View};
 use crate::pipeline::Pipeline;
 use crate::rpcap::Stats;
 use crate::session::Sessions;
-use crate::shared::Shared;
 use crate::source::packet::{Geometry, OpenError, PacketOptions, PacketSource};
 use crate::stats::WorkerStats;
 use crate::stats::account::account;
@@ -38,6 +36,8 @@ use crate::stats::sensor::{SensorState, SensorStats};
 use crate::stats::server::Server;
 use crate::sys::Waker;
 use crate::worker::{self, Lifecycle};
+
+use rules::{Inputs, Rules, count_flow};
 
 /// How long control may take to close its connections at the end.
 const CLOSING: Duration = Duration::from_millis(500);
@@ -134,66 +134,6 @@ impl Machine {
         let geometry = Geometry::from_budget(config.ring_memory, workers)
             .map_err(|error| refused("--ring-memory", error))?;
         Ok(Self { view, cpus, workers, geometry })
-    }
-}
-
-/// What a classifier is made of.
-#[derive(Debug)]
-struct Inputs {
-    policy: Policy,
-    view: Arc<View>,
-    /// Addresses of the sensors.
-    sensors: BTreeSet<IpAddr>,
-    /// Connections with clients, and how many captures each serves.
-    flows: BTreeMap<OwnFlow, usize>,
-}
-
-/// Makes a new classifier when one of the inputs changes.
-#[derive(Clone, Debug)]
-struct Rules {
-    inputs: Arc<Mutex<Inputs>>,
-    classifier: Shared<Classifier>,
-}
-
-impl Rules {
-    fn new(policy: Policy, view: View, sensors: impl IntoIterator<Item = IpAddr>) -> Self {
-        let sensors = sensors.into_iter().collect();
-        let inputs = Inputs { policy, view: Arc::new(view), sensors, flows: BTreeMap::new() };
-        let classifier = Shared::new(inputs.build());
-        Self { inputs: Arc::new(Mutex::new(inputs)), classifier }
-    }
-
-    /// `change` returns whether it changed anything.
-    fn change(&self, change: impl FnOnce(&mut Inputs) -> bool, wakers: &[Waker]) {
-        let mut inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
-        if !change(&mut inputs) {
-            return;
-        }
-        self.classifier.replace(inputs.build());
-        drop(inputs);
-        for waker in wakers {
-            waker.wake();
-        }
-    }
-}
-
-impl Inputs {
-    fn build(&self) -> Classifier {
-        let Self { policy, view, sensors, flows } = self;
-        let sensors: Vec<_> = sensors.iter().copied().collect();
-        Classifier::new(policy, view, &sensors).without(flows.keys().copied())
-    }
-}
-
-/// A flow begins, or ends; true if there was none before, or is none any more.
-fn count_flow(flows: &mut BTreeMap<OwnFlow, usize>, flow: OwnFlow, begins: bool) -> bool {
-    let before = flows.get(&flow).copied().unwrap_or(0);
-    match if begins { before + 1 } else { before.saturating_sub(1) } {
-        0 => flows.remove(&flow).is_some(),
-        count => {
-            flows.insert(flow, count);
-            before == 0
-        }
     }
 }
 
@@ -522,22 +462,5 @@ fn capture_stats(stats: &[Arc<WorkerStats>]) -> Stats {
         interface_dropped: 0,
         kernel_dropped: sum(|stats| stats.ring_dropped.get()),
         sent: 0,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flow_is_excluded_until_the_last_capture_that_uses_it_ends() {
-        let mut flows = BTreeMap::new();
-        let flow = OwnFlow { peer: [10, 0, 0, 1].into(), peer_port: 4000, tcp_port: None };
-        let seen: Vec<_> = [true, true, false, true, false, false, false]
-            .map(|begins| (count_flow(&mut flows, flow, begins), flows.len()))
-            .into();
-        let expected =
-            [(true, 1), (false, 1), (false, 1), (false, 1), (false, 1), (true, 0), (false, 0)];
-        assert_eq!(seen, expected);
     }
 }

@@ -10,28 +10,29 @@
 //! A step never blocks. Until the data connection stands there is no session, so nothing that
 //! workers have to wait for.
 
-use std::io::{self, ErrorKind};
+mod data;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::net::{TcpListener, TcpStream};
-use mio::{Interest, Token};
-use socket2::{Domain, Protocol, Socket, Type};
+use mio::Token;
+use mio::net::TcpStream;
 
 use crate::bpf::Program;
 use crate::classify::OwnFlow;
 use crate::rpcap::{ANY_ETH, StartCaptureReply, Stats};
 use crate::session::{Encoding, Session, SessionSpec, Share};
 
-use super::active::is_connected;
 use super::capture::Capture;
 use super::config::Context;
 use super::connection::{Mode, Peer};
 use super::listing;
 use super::promiscuous::Promiscuous;
 use super::protocol::{Answer, StartRequest, Transport};
-use super::socket::{canonical, connect};
+use super::socket::connect;
+
+use data::{Awaiting, Opening, cannot_connect};
 
 /// How often workers are asked whether they have flushed.
 const DRAIN_POLL: Duration = Duration::from_millis(2);
@@ -41,29 +42,12 @@ const CAPTURE_POLL: Duration = Duration::from_millis(500);
 const CLIENT_BUFFER_BYTES: u32 = 16 << 20;
 /// Captures of clients that connected to the tap, all together: each has send buffers of its own.
 const MAX_CLIENT_CAPTURES: usize = 16;
-/// Connections to a data listener that are looked at in one step.
-const ACCEPTS: usize = 16;
 /// What has happened by itself.
 pub(super) enum News {
     /// The answer to the STARTCAP or ENDCAP that waits for one.
     Answer(Result<Answer, String>),
     /// The capture has ended.
     Failed(&'static str),
-}
-
-/// A STARTCAP that waits until we have connected to the client.
-struct Opening {
-    socket: TcpStream,
-    deadline: Instant,
-    request: StartRequest,
-}
-
-/// A capture that was confirmed, and waits for the client to connect.
-struct Awaiting {
-    listener: TcpListener,
-    port: u16,
-    deadline: Instant,
-    request: StartRequest,
 }
 
 /// A capture that was ended; workers may still hold frames for it.
@@ -422,90 +406,6 @@ impl Captures {
         generation
     }
 
-    fn check_opening(&mut self, now: Instant, cx: &Context) -> Option<News> {
-        let opening = self.opening.as_ref()?;
-        let result = match is_connected(&opening.socket) {
-            Ok(false) if now < opening.deadline => return None,
-            Ok(false) => Err(io::Error::from(ErrorKind::TimedOut)),
-            Ok(true) => Ok(()),
-            Err(error) => Err(error),
-        };
-        let Opening { mut socket, request, .. } = self.opening.take()?;
-        let result = result
-            .and_then(|()| cx.registry.deregister(&mut socket))
-            .and_then(|()| self.over_tcp(socket.into(), &request, cx));
-        match result {
-            Ok(capture) => {
-                self.replace(Some(Next::Run(Box::new(capture))), now, cx);
-                None
-            }
-            Err(error) => Some(News::Answer(Err(cannot_connect(&error)))),
-        }
-    }
-
-    fn listen(&self, cx: &Context) -> io::Result<(TcpListener, u16)> {
-        let mut address = self.local;
-        address.set_port(0);
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.bind(&address.into())?;
-        // A stranger's attempt must not keep the client's out.
-        socket.listen(i32::try_from(ACCEPTS).map_err(io::Error::other)?)?;
-        socket.set_nonblocking(true)?;
-        let mut listener = TcpListener::from_std(socket.into());
-        let port = listener.local_addr()?.port();
-        cx.registry.register(&mut listener, self.token, Interest::READABLE)?;
-        Ok((listener, port))
-    }
-
-    fn check_awaiting(&mut self, now: Instant, cx: &Context) -> Option<News> {
-        let awaiting = self.awaiting.as_ref()?;
-        for _ in 0..ACCEPTS {
-            match awaiting.listener.accept() {
-                Ok((_, from)) if canonical(from).ip() != self.peer.address.ip() => {
-                    tracing::warn!(peer = %self.peer.address, %from, "a stranger on a data port");
-                }
-                Ok((stream, _)) => {
-                    let Awaiting { request, .. } = self.awaiting.take()?;
-                    return match self.over_tcp(stream.into(), &request, cx) {
-                        Ok(capture) => {
-                            self.run(capture, cx);
-                            None
-                        }
-                        Err(error) => {
-                            tracing::warn!(peer = %self.peer.address, %error, "data connection");
-                            Some(News::Failed("The data connection failed"))
-                        }
-                    };
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                // Aborted before it was accepted, or the system is short of something: the
-                // deadline decides.
-                Err(_) => {}
-            }
-        }
-        if now < awaiting.deadline {
-            return None;
-        }
-        self.awaiting = None;
-        Some(News::Failed("The data connection did not come in time"))
-    }
-
-    /// A session over a data connection that stands, and is registered nowhere yet.
-    fn over_tcp(
-        &self,
-        stream: std::net::TcpStream,
-        request: &StartRequest,
-        cx: &Context,
-    ) -> io::Result<Capture> {
-        let peer_port = stream.peer_addr()?.port();
-        let flow = self.flow(peer_port, Some(stream.local_addr()?.port()));
-        let mut watched = TcpStream::from_std(stream.try_clone()?);
-        let session = Session::over_tcp(self.spec(request, peer_port, cx), stream)?;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        cx.registry.register(&mut watched, self.token, interest)?;
-        Ok(self.capture(session, Some(watched), flow, request, cx))
-    }
-
     fn check_running(&mut self, cx: &Context) -> Option<News> {
         if self.opening.is_some() || self.starting.is_some() {
             // Its end would be told after the answer to STARTCAP, as if the new one had failed.
@@ -531,10 +431,6 @@ impl Captures {
 fn started(port: u16) -> News {
     let reply = StartCaptureReply { buffer_bytes: CLIENT_BUFFER_BYTES, port };
     News::Answer(Ok(Answer::Started(reply)))
-}
-
-fn cannot_connect(error: &io::Error) -> String {
-    format!("Cannot connect to the data port: {error}")
 }
 
 /// Whether promiscuous mode may be entered; a refusal is said once.

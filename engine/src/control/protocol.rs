@@ -11,10 +11,12 @@
 //! replies unread, nothing more is taken in. That bounds memory, and keeps what is unsolicited
 //! from coming inside a reply. Sockets and captures are the driver's (`connection`).
 
+mod reply;
+
 use crate::bpf::Program;
 use crate::rpcap::{
-    Auth, ErrorCode, Filter, Header, Interface, MAX_SNAPLEN, Malformed, MessageType, OpenReply,
-    Sampling, StartCapture, StartCaptureReply, Stats,
+    Auth, ErrorCode, Filter, Interface, MAX_SNAPLEN, Malformed, MessageType, Sampling,
+    StartCapture, StartCaptureReply, Stats,
 };
 
 use super::framing::{Body, Decoder, Message};
@@ -26,9 +28,6 @@ pub(super) const OUTPUT_HIGH_WATER: usize = 64 * 1024;
 const MAX_REFUSALS: u32 = 16;
 /// Wrong credentials, before a peer is given up.
 const MAX_WRONG: u32 = 3;
-/// Longest text of an ERROR, bytes.
-const MAX_ERROR_TEXT: usize = 256;
-
 /// What the driver has to do. Each but [`Action::Close`] is to be followed by one
 /// [`Conversation::answer`].
 #[derive(Debug)]
@@ -435,67 +434,6 @@ impl Conversation {
             filter: compile(code, &start.filter)?,
             sampling: self.sampling,
         })
-    }
-
-    fn write_reply(&mut self, pending: Pending, answer: Answer) {
-        match (pending, answer) {
-            (Pending::Authenticate, Answer::Authenticated(true)) => {
-                self.is_authenticated = true;
-                self.write(MessageType::AuthReply, 0, &Auth::reply());
-            }
-            (Pending::Authenticate, Answer::Authenticated(false)) => {
-                // One text for every reason, so that nobody can ask for account names.
-                self.write_error(ErrorCode::AuthFailed, "Authentication failed");
-                self.wrong = self.wrong.saturating_add(1);
-            }
-            (Pending::List, Answer::Interfaces(interfaces)) => self.write_interfaces(&interfaces),
-            (Pending::Open(name), Answer::Opened(linktype)) => {
-                self.opened = Opened::Name(name);
-                self.write(MessageType::OpenReply, 0, &OpenReply { linktype }.to_bytes());
-            }
-            (Pending::Start, Answer::Started(reply)) => {
-                self.is_capturing = true;
-                self.write(MessageType::StartCaptureReply, 0, &reply.to_bytes());
-            }
-            (Pending::UpdateFilter, Answer::FilterReplaced) => {
-                self.write(MessageType::UpdateFilterReply, 0, &[]);
-            }
-            (Pending::Stats, Answer::Counted(stats)) => {
-                self.write(MessageType::StatsReply, 0, &stats.to_bytes());
-            }
-            (Pending::End, Answer::Ended) => {
-                self.is_capturing = false;
-                self.write(MessageType::EndCaptureReply, 0, &[]);
-            }
-            (pending, answer) => {
-                tracing::error!(?answer, "an answer to another request");
-                self.write_error(pending.error_code(), "Internal error");
-            }
-        }
-    }
-
-    fn write_interfaces(&mut self, interfaces: &[Interface]) {
-        let Some(first) = interfaces.first() else {
-            return self.write_error(ErrorCode::NoInterfaces, "There is no interface");
-        };
-        let count = u16::try_from(interfaces.len()).unwrap_or(u16::MAX);
-        let mut payload = Vec::with_capacity(interfaces.len() * first.encoded_len());
-        for interface in &interfaces[..count.into()] {
-            interface.write(&mut payload);
-        }
-        self.write(MessageType::FindAllIfReply, count, &payload);
-    }
-
-    fn write_error(&mut self, code: ErrorCode, text: &str) {
-        let text = &text[..text.floor_char_boundary(MAX_ERROR_TEXT)];
-        self.write(MessageType::Error, code as u16, text.as_bytes());
-    }
-
-    fn write(&mut self, kind: MessageType, value: u16, payload: &[u8]) {
-        // A node cannot have the eight million addresses that would not fit.
-        let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-        self.output.extend(Header::new(kind, value, len).to_bytes());
-        self.output.extend_from_slice(payload);
     }
 }
 
