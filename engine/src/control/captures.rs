@@ -161,7 +161,7 @@ impl Captures {
         match request.transport {
             Transport::Udp { port } => {
                 let spec = self.spec(&request, port, cx);
-                let session = Session::open(spec).map_err(|error| {
+                let session = cx.sessions.open(spec).map_err(|error| {
                     tracing::warn!(peer = %self.peer.address, %error, "cannot open the data socket");
                     format!("Cannot open the data socket: {error}")
                 })?;

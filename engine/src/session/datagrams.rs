@@ -82,7 +82,14 @@ impl Datagrams {
     }
 
     /// Sends a run; what the kernel does not take is counted.
-    pub(super) fn send(&mut self, run: &mut Box<Run>, size: &AtomicUsize, stats: &SessionStats) {
+    /// `waits` is how often a full socket may still be waited for.
+    pub(super) fn send(
+        &mut self,
+        run: &mut Box<Run>,
+        size: &AtomicUsize,
+        waits: &mut u32,
+        stats: &SessionStats,
+    ) {
         run.stamp_packets(self.number);
         // Given-up datagrams and frames are numbered too: the receiver sees the loss.
         self.number = self.number.wrapping_add(count(run.frames.len()));
@@ -99,7 +106,7 @@ impl Datagrams {
         let (mut from, mut refusals) = (0, 0);
         loop {
             let SendOutcome { datagrams, bytes, failed, too_large, refused } =
-                send_datagrams(&*self.socket, &run.bytes, &run.ends, from);
+                send_datagrams(&*self.socket, &run.bytes, &run.ends, from, waits);
             if refused != 0 {
                 stats.refused.fetch_add(refused, Ordering::Relaxed);
             }

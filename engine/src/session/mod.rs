@@ -125,7 +125,11 @@ impl Session {
     ///
     /// What `socket`, `bind` or `connect` answers.
     pub fn open(spec: SessionSpec) -> io::Result<Arc<Self>> {
-        let mut spec = spec;
+        Self::open_for(spec, 1)
+    }
+
+    /// For so many workers.
+    fn open_for(mut spec: SessionSpec, workers: usize) -> io::Result<Arc<Self>> {
         // A control connection that came in over IPv6's socket may be an IPv4 one.
         spec.peer.set_ip(spec.peer.ip().to_canonical());
         let any: IpAddr = match spec.peer {
@@ -136,7 +140,7 @@ impl Session {
         socket.connect(spec.peer)?;
         socket.set_nonblocking(true)?;
         force_send_buffer(&socket, SEND_BUFFER);
-        let outbox = Outbox::udp(socket.into(), &spec)?;
+        let outbox = Outbox::udp(socket.into(), &spec, workers)?;
         let session = Self::new(spec, outbox);
         // Sends the first probe, and on loopback finds its answer.
         session.pump();
@@ -164,11 +168,15 @@ impl Session {
     ///
     /// What setting the socket's options answers.
     pub fn over_tcp(spec: SessionSpec, stream: TcpStream) -> io::Result<Arc<Self>> {
+        Self::over_tcp_for(spec, stream, 1)
+    }
+
+    fn over_tcp_for(spec: SessionSpec, stream: TcpStream, workers: usize) -> io::Result<Arc<Self>> {
         let socket = Socket::from(stream);
         socket.set_nonblocking(true)?;
         // Runs are as large as they should be, and are not to wait for an acknowledgement.
         socket.set_tcp_nodelay(true)?;
-        Ok(Self::new(spec, Outbox::tcp(socket)))
+        Ok(Self::new(spec, Outbox::tcp(socket, workers)))
     }
 
     /// Sends what waits, as far as that goes without blocking. May be called at any time and by
@@ -226,6 +234,24 @@ impl Sessions {
         let (list, ending) = (Shared::new(Roster::default()), Mutex::default());
         let (membership, sensors) = (Mutex::default(), Mutex::new(sensors));
         Arc::new(Self { list, membership, seen, wakers, sensors, ending })
+    }
+
+    /// [`Session::open`], for these workers.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn open(&self, spec: SessionSpec) -> io::Result<Arc<Session>> {
+        Session::open_for(spec, self.seen.len())
+    }
+
+    /// [`Session::over_tcp`], for these workers.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn open_over_tcp(&self, spec: SessionSpec, stream: TcpStream) -> io::Result<Arc<Session>> {
+        Session::over_tcp_for(spec, stream, self.seen.len())
     }
 
     /// A place for the counts of the sensor of this index, the next if it is new. Where nobody

@@ -21,14 +21,20 @@ use socket2::Socket;
 
 use crate::rpcap::MAX_UDP_PAYLOAD;
 use crate::stats::SessionStats;
+use crate::sys::udp::WAITS;
 
 use super::datagrams::Datagrams;
 use super::run::{Form, Run};
 use super::tcp::Tcp;
 use super::{Encoding, Pump, SessionSpec};
 
-/// Runs that may wait or be filled, per session: two a worker, and some in the queue.
-pub(super) const RUNS: usize = 16;
+/// Runs that may wait or be filled, per session, at least.
+const RUNS: usize = 16;
+
+/// Runs of a session: each worker fills one and may have one on its way, and some wait.
+fn runs_for(workers: usize) -> usize {
+    RUNS.max(2 * workers + 8)
+}
 
 #[derive(Debug)]
 pub(super) struct Outbox {
@@ -38,6 +44,8 @@ pub(super) struct Outbox {
     link: Mutex<Link>,
     /// Somebody found the link taken who had no run to leave.
     is_nudged: AtomicBool,
+    /// Whoever sent last has left runs behind, so as not to be held up for ever.
+    is_owed: AtomicBool,
     /// Nothing is to be sent any more.
     is_closed: AtomicBool,
     /// Nothing is sent any more, whoever ended it.
@@ -53,9 +61,17 @@ enum Link {
     Tcp(Box<Tcp>),
 }
 
+/// How much one thread does in one go.
+struct Allowance {
+    /// Runs that it sends.
+    runs: usize,
+    /// Milliseconds that it waits for a full socket.
+    waits: u32,
+}
+
 impl Outbox {
     /// Over a connected, non-blocking UDP socket.
-    pub(super) fn udp(socket: Socket, spec: &SessionSpec) -> io::Result<Self> {
+    pub(super) fn udp(socket: Socket, spec: &SessionSpec, workers: usize) -> io::Result<Self> {
         let form = match spec.encoding {
             Encoding::Stream => Form::Stream,
             Encoding::Plain => Form::Plain,
@@ -63,25 +79,26 @@ impl Outbox {
         let socket = Arc::new(socket);
         let datagrams = Datagrams::new(Arc::clone(&socket), form, spec)?;
         let size = datagrams.size(spec);
-        Ok(Self::new(socket, Link::Udp(Box::new(datagrams)), form, size))
+        Ok(Self::new(socket, Link::Udp(Box::new(datagrams)), form, size, workers))
     }
 
     /// Over a connected, non-blocking TCP socket.
-    pub(super) fn tcp(socket: Socket) -> Self {
+    pub(super) fn tcp(socket: Socket, workers: usize) -> Self {
         let socket = Arc::new(socket);
         let tcp = Tcp::new(Arc::clone(&socket));
-        Self::new(socket, Link::Tcp(Box::new(tcp)), Form::Messages, MAX_UDP_PAYLOAD)
+        Self::new(socket, Link::Tcp(Box::new(tcp)), Form::Messages, MAX_UDP_PAYLOAD, workers)
     }
 
-    fn new(socket: Arc<Socket>, link: Link, form: Form, size: usize) -> Self {
-        let pool = ArrayQueue::new(RUNS);
+    fn new(socket: Arc<Socket>, link: Link, form: Form, size: usize, workers: usize) -> Self {
+        let pool = ArrayQueue::new(runs_for(workers));
         while pool.push(Box::new(Run::new(form))).is_ok() {}
         Self {
-            queue: ArrayQueue::new(RUNS),
+            queue: ArrayQueue::new(runs_for(workers)),
             pool,
             socket,
             link: Mutex::new(link),
             is_nudged: AtomicBool::new(false),
+            is_owed: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             size: AtomicUsize::new(size),
@@ -142,9 +159,17 @@ impl Outbox {
         let _there_is_room = self.pool.push(run);
     }
 
-    /// Does all there is to do; `None` if another thread is at it, which then does.
+    /// True if runs wait that nobody is about to send.
+    pub(super) fn is_owed(&self) -> bool {
+        // Relaxed: one that is late is seen at the next look.
+        self.is_owed.load(Ordering::Relaxed)
+    }
+
+    /// Does what there is to do, of others' runs only so many that nobody is held up for long;
+    /// `None` if another thread is at it, which then does.
     fn drain(&self, stats: &SessionStats, started: &mut Option<Instant>) -> Option<Pump> {
         let mut result = None;
+        let mut allowance = Allowance { runs: RUNS, waits: WAITS };
         loop {
             // ORDER: SeqCst fence, paired with the one below. Either the holder's look at the
             // queue and the nudge comes after our push or store and finds it, or our try_lock comes
@@ -153,23 +178,39 @@ impl Outbox {
             let Ok(mut link) = self.link.try_lock() else { break };
             // Relaxed: whoever nudges after this and finds the link taken is seen below.
             self.is_nudged.store(false, Ordering::Relaxed);
+            self.is_owed.store(false, Ordering::Relaxed);
             let now = *started.get_or_insert_with(Instant::now);
-            result = Some(self.work(&mut link, now, stats));
+            result = Some(self.work(&mut link, now, &mut allowance, stats));
             drop(link);
             fence(Ordering::SeqCst);
             if self.queue.is_empty() && !self.is_nudged.load(Ordering::Relaxed) {
+                break;
+            }
+            if allowance.runs == 0 {
+                self.is_owed.store(true, Ordering::Relaxed);
                 break;
             }
         }
         result
     }
 
-    fn work(&self, link: &mut Link, now: Instant, stats: &SessionStats) -> Pump {
+    fn next(&self, allowance: &mut Allowance) -> Option<Box<Run>> {
+        allowance.runs = allowance.runs.checked_sub(1)?;
+        self.queue.pop()
+    }
+
+    fn work(
+        &self,
+        link: &mut Link,
+        now: Instant,
+        allowance: &mut Allowance,
+        stats: &SessionStats,
+    ) -> Pump {
         match link {
             Link::Udp(datagrams) => {
                 datagrams.look(now, &self.size, stats);
-                while let Some(mut run) = self.queue.pop() {
-                    datagrams.send(&mut run, &self.size, stats);
+                while let Some(mut run) = self.next(allowance) {
+                    datagrams.send(&mut run, &self.size, &mut allowance.waits, stats);
                     self.give_back(run);
                 }
                 Pump::Idle
@@ -179,7 +220,7 @@ impl Outbox {
                     tcp.check(stats);
                 }
                 tcp.resume(stats);
-                while let Some(mut run) = self.queue.pop() {
+                while let Some(mut run) = self.next(allowance) {
                     tcp.send(&mut run, stats);
                     self.give_back(run);
                 }
@@ -194,5 +235,32 @@ impl Outbox {
                 if tcp.is_blocked() { Pump::Blocked } else { Pump::Idle }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    #[test]
+    fn nobody_sends_for_the_others_without_end() {
+        let to = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(to.local_addr().unwrap()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let spec = super::super::tests::spec(to.local_addr().unwrap());
+        let outbox = Outbox::udp(socket.into(), &spec, 32).unwrap();
+        let stats = SessionStats::default();
+        let taken = outbox.link.lock().unwrap();
+        for _ in 0..RUNS + 5 {
+            assert_eq!(outbox.submit(outbox.take_run().unwrap(), &stats), None, "taken");
+        }
+        drop(taken);
+        outbox.pump(&stats);
+        assert_eq!((outbox.queue.len(), outbox.is_owed()), (5, true));
+        outbox.pump(&stats);
+        assert_eq!((outbox.queue.len(), outbox.is_owed()), (0, false));
     }
 }

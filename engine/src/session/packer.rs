@@ -107,6 +107,9 @@ impl Packer {
     /// When what waits must go out, worker's clock; `None` while nothing waits.
     #[must_use]
     pub fn deadline_ns(&self, flush_ns: u64) -> Option<u64> {
+        if self.session.outbox.is_owed() {
+            return Some(0);
+        }
         let run = self.run.as_ref().filter(|run| !run.is_empty())?;
         let wait_ns = flush_ns.min(self.session.spec.longest_wait_ns);
         Some(run.opened_ns.saturating_add(wait_ns))
@@ -121,6 +124,8 @@ impl Packer {
                 histograms.record(Stage::Send, send_ns);
             }
             histograms.record_n(Stage::BatchWait, waited, frames);
+        } else if self.session.outbox.is_owed() {
+            self.session.pump();
         }
     }
 

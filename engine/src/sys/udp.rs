@@ -17,7 +17,7 @@ use super::socket::{option, set_option};
 const PER_CALL: usize = 64;
 /// How often a full socket is waited for before datagrams are given up, a millisecond each: the
 /// worker that sends has a ring to read.
-const WAITS: u32 = 4;
+pub(crate) const WAITS: u32 = 4;
 
 /// What became of the datagrams.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -62,17 +62,18 @@ pub(crate) fn path_mtu(socket: impl AsFd, is_v6: bool) -> io::Result<usize> {
     usize::try_from(mtu).map_err(io::Error::other)
 }
 
-/// Sends `bytes`, cut at `ends`, from datagram `from` on, on a connected non-blocking socket. Never waits longer than a
-/// few milliseconds; what the kernel refuses is in the outcome.
+/// Sends `bytes`, cut at `ends`, from datagram `from` on, on a connected non-blocking socket. Waits
+/// for a full socket a millisecond each of `waits`, which it counts down; what the kernel refuses is
+/// in the outcome.
 pub(crate) fn send_datagrams(
     socket: &impl AsFd,
     bytes: &[u8],
     ends: &[usize],
     from: usize,
+    waits: &mut u32,
 ) -> SendOutcome {
     let mut outcome = SendOutcome::default();
     let mut next = from;
-    let mut waits = WAITS;
     // An ICMP error about an earlier datagram is reported at the next send, which did not happen.
     let mut asynchronous_errors = 8;
     while next < ends.len() {
@@ -92,8 +93,8 @@ pub(crate) fn send_datagrams(
                         outcome.too_large = Some(next);
                         break;
                     }
-                    Some(libc::EAGAIN | libc::ENOBUFS) if waits > 0 => {
-                        waits -= 1;
+                    Some(libc::EAGAIN | libc::ENOBUFS) if *waits > 0 => {
+                        *waits -= 1;
                         wait_writable(socket);
                     }
                     Some(libc::ECONNREFUSED | libc::EHOSTUNREACH) if asynchronous_errors > 0 => {
@@ -102,7 +103,7 @@ pub(crate) fn send_datagrams(
                     _ => {
                         give_up(&mut outcome, next);
                         next += 1;
-                        waits = waits.min(1);
+                        *waits = (*waits).min(1);
                     }
                 }
             }
@@ -170,7 +171,7 @@ mod tests {
         let (sender, receiver) = pair();
         let ends: Vec<usize> = (1..=150).map(|n| n * (n + 1) / 2).collect();
         let bytes: Vec<u8> = (0..ends[149]).map(|n| u8::try_from(n & 255).unwrap()).collect();
-        let outcome = send_datagrams(&sender, &bytes, &ends, 0);
+        let outcome = send_datagrams(&sender, &bytes, &ends, 0, &mut 4);
         assert_eq!((outcome.datagrams, outcome.bytes), (150, bytes.len() as u64));
         assert!(outcome.failed.is_empty());
         let mut buffer = [0; 2048];
@@ -186,7 +187,7 @@ mod tests {
     fn what_is_too_large_is_named_and_nothing_behind_it_is_sent() {
         let (sender, receiver) = pair();
         let bytes = vec![1; 70_020];
-        let outcome = send_datagrams(&sender, &bytes, &[10, 70_010, 70_020], 0);
+        let outcome = send_datagrams(&sender, &bytes, &[10, 70_010, 70_020], 0, &mut 4);
         assert_eq!((outcome.datagrams, outcome.bytes), (1, 10));
         assert!(outcome.failed.is_empty());
         assert_eq!(outcome.too_large, Some(1));
@@ -213,9 +214,9 @@ mod tests {
         let (sender, receiver) = pair();
         let port = receiver.local_addr().unwrap();
         drop(receiver);
-        send_datagrams(&sender, &[1; 10], &[10], 0); // answered by ICMP port unreachable
+        send_datagrams(&sender, &[1; 10], &[10], 0, &mut 4); // answered by ICMP port unreachable
         let receiver = UdpSocket::bind(port).unwrap();
-        let outcome = send_datagrams(&sender, &[2; 10], &[10], 0);
+        let outcome = send_datagrams(&sender, &[2; 10], &[10], 0, &mut 4);
         assert_eq!((outcome.datagrams, outcome.failed.len()), (1, 0));
         assert_eq!(outcome.refused, 1, "the refusal is told");
         let mut buffer = [0; 64];

@@ -57,6 +57,15 @@ pub(super) fn protocol_set(family: Family, number: u32) -> u8 {
     }
 }
 
+/// Bytes that every frame of the family has, as the caller makes sure.
+pub(super) fn certain(family: Family) -> u32 {
+    match family {
+        Family::V6 => V6_L4 + 20,
+        Family::V4 | Family::Other => V4_L4 + 20,
+        Family::Tagged => u32::MAX,
+    }
+}
+
 /// One byte of a packet.
 #[derive(Clone, Copy)]
 enum Byte {

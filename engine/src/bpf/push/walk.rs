@@ -181,6 +181,12 @@ impl Walk<'_> {
 
     fn load(&self, state: &mut State, size: Size, at: Option<u32>) -> Action {
         let Some(at) = at else { return Action::Reject };
+        // One that may leave the frame would end the whole socket filter, whoever else wants it.
+        if at.saturating_add(u32::try_from(size.bytes()).unwrap_or(u32::MAX))
+            > fields::certain(self.family)
+        {
+            return set_a(state, Value::any());
+        }
         let value = fields::load(self.family, self.ends, state.protocols, size, at);
         let all_varies = value.varies == u32::MAX >> (32 - 8 * size.bytes());
         if value.known.is_some() || all_varies {
@@ -192,6 +198,9 @@ impl Walk<'_> {
 
     fn load_header_len(&self, state: &mut State, k: u32) -> Action {
         let Some(at) = self.resolve(k) else { return Action::Reject };
+        if at >= fields::certain(self.family) {
+            return set_x(state, Value::varying(0xf * 4));
+        }
         let byte = fields::load(self.family, self.ends, state.protocols, Size::Byte, at);
         let value = match byte.known {
             Some(number) => Value::known((number & 0xf) * 4),
@@ -255,7 +264,7 @@ impl Walk<'_> {
                     return Test::Decided(false);
                 }
             }
-            (Kind::EtherType, Condition::Equal, Some(k)) if is_ip(k) || is_tag(k) => {
+            (Kind::EtherType, Condition::Equal, Some(k)) if is_ip(k) || is_linux_tag(k) => {
                 return Test::Decided(false);
             }
             (Kind::TagProtocol, Condition::Equal, Some(k)) if !is_tag(k) => {
@@ -279,6 +288,10 @@ fn is_ip(number: u32) -> bool {
     [ethertype::IPV4, ethertype::IPV6].map(u32::from).contains(&number)
 }
 
+fn is_linux_tag(number: u32) -> bool {
+    [ethertype::VLAN, ethertype::QINQ].map(u32::from).contains(&number)
+}
+
 /// The two that Linux knows, and those of old switches.
 fn is_tag(number: u32) -> bool {
     let known = [ethertype::VLAN, ethertype::QINQ].map(u32::from).contains(&number);
@@ -300,8 +313,12 @@ fn compute(state: &mut State, alu: Alu, operand: Value, op: Op) -> Action {
     let divides = matches!(alu, Alu::Div | Alu::Mod);
     let Some(value) = state.a.compute(alu, operand) else { return Action::Reject };
     // Another copy's divisor may be another: this one's zero must not end the program.
-    if value.known.is_some() || (divides && operand.varies != 0) {
+    if value.known.is_some() {
         return set_a(state, value);
+    }
+    // A divisor of 0 would end the whole socket filter, whoever else wants the frame.
+    if divides && operand.known.is_none() {
+        return set_a(state, Value::any());
     }
     state.a = value;
     Action::Plain(op)

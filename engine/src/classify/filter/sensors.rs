@@ -139,6 +139,7 @@ impl Writer<'_> {
     /// What is not [`Family::V6`] is taken.
     fn plain_v6(&mut self, take: Label) {
         let known = self.asm.label();
+        self.need(L3 + 40 + 20, take);
         self.asm.load(Size::Byte, L3);
         self.asm.alu(Alu::And, 0xf0);
         self.unless_equal(0x60, take);

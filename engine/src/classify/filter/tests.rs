@@ -6,6 +6,8 @@
 //!   --and the sensors' in front --> pipeline -> each sensor's filter -> delivered     (the same)
 //! ```
 
+mod several;
+
 use std::sync::Arc;
 
 use super::*;

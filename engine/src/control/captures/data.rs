@@ -17,7 +17,6 @@ use crate::control::capture::Capture;
 use crate::control::config::Context;
 use crate::control::protocol::StartRequest;
 use crate::control::socket::canonical;
-use crate::session::Session;
 
 use super::{Captures, News, Next};
 
@@ -118,7 +117,7 @@ impl Captures {
         let peer_port = stream.peer_addr()?.port();
         let flow = self.flow(peer_port, Some(stream.local_addr()?.port()));
         let mut watched = TcpStream::from_std(stream.try_clone()?);
-        let session = Session::over_tcp(self.spec(request, peer_port, cx), stream)?;
+        let session = cx.sessions.open_over_tcp(self.spec(request, peer_port, cx), stream)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         cx.registry.register(&mut watched, self.token, interest)?;
         Ok(self.capture(session, Some(watched), flow, request, cx))

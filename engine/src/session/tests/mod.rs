@@ -16,7 +16,7 @@ use crate::stats::histogram::WorkerHistograms;
 /// Generous: a machine may be busy.
 const LIMIT: Duration = Duration::from_secs(20);
 
-fn spec(peer: SocketAddr) -> SessionSpec {
+pub(super) fn spec(peer: SocketAddr) -> SessionSpec {
     SessionSpec {
         sensor: 0,
         share: None,

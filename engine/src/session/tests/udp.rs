@@ -173,3 +173,16 @@ fn a_client_that_waits_less_than_the_flush_time_gets_its_packets_earlier() {
         assert_eq!(bench.packer.deadline_ns(1_000_000), Some(expected));
     }
 }
+
+#[test]
+fn each_of_many_workers_has_a_run_to_fill() {
+    let to = receiver("127.0.0.1:0");
+    let wakers = (0..64).map(|_| Waker::new().unwrap()).collect();
+    let session = Sessions::new(wakers).open(spec(to.local_addr().unwrap())).unwrap();
+    let mut workers: Vec<_> = (0..64).map(|_| Bench::new(&session)).collect();
+    for worker in &mut workers {
+        worker.offer(&bytes(1, 100));
+    }
+    workers.iter_mut().for_each(Bench::flush);
+    assert_eq!(session.stats.dropped(SessionDrop::QueueFull), 0);
+}
