@@ -1,12 +1,12 @@
 //! One connection stepped by the test, at times of its own making.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
 use mio::Interest;
 
 use super::passive::open_config;
 use super::*;
+use crate::control::active::{Role, Sensor as Connector};
 use crate::control::connection::{Connection, Mode, Over, Peer};
 use crate::rpcap::ErrorCode;
 
@@ -72,12 +72,48 @@ fn a_peer_that_never_pauses_has_no_more_time_to_authenticate_than_others() {
     let (_poll, cx) = context(open_config());
     let start = Instant::now();
     let (mut client, mut connection) = accepted(&cx, start);
-    // A message of which the tap reads, and throws away, a megabyte.
-    client.write_all(&[0, 2, 0, 0, 0, 0x10, 0, 0]).unwrap();
+    // A message of which the tap reads, and throws away, nearly a megabyte.
+    client.write_all(&[0, 2, 0, 0, 0, 0x0f, 0, 0]).unwrap();
     fill(&mut client);
     let late = start + cx.config.timing.client_auth;
     connection.step(late, &cx).unwrap();
     assert!(connection.is_ending(), "though it still talks");
     let over = connection.step(late + Duration::from_millis(500), &cx).unwrap_err();
     assert!(matches!(over, Over::NoAuth), "{over}");
+}
+
+#[test]
+fn a_late_answer_of_the_name_server_ends_nobodys_capture() {
+    let far = Sensor::new();
+    let (mut poll, cx) = context(config(&[far.target()]));
+    let (answers, _resolved) = mpsc::channel();
+    let waker = Arc::new(Waker::new(poll.registry(), WAKER).unwrap());
+    let resolver = Resolver { answers, waker };
+    let states = SensorStates::new([far.target().to_string()].into_iter());
+    let now = Instant::now();
+    let role = Role { sensor: 0, share: None };
+    let mut sensor = Connector::new(0, role, far.target(), &quick(), states.clone(), now);
+    let mut events = Events::with_capacity(8);
+    let mut step = |sensor: &mut Connector| {
+        poll.poll(&mut events, Some(Duration::from_millis(10))).unwrap();
+        events.iter().for_each(|event| sensor.note(event, false));
+        sensor.step(now, &cx, &cx.registry, &resolver);
+    };
+    until("the connection", || {
+        step(&mut sensor);
+        states.load()[0].state == SensorState::Connected
+    });
+    let mut client = far.accept();
+    for (kind, payload) in [(8, &[0; 8][..]), (3, ANY_ETH.as_bytes()), (4, &STARTCAP)] {
+        client.send(kind, payload);
+    }
+    until("the capture", || {
+        step(&mut sensor);
+        cx.sessions.load().len() == 1
+    });
+    assert!((0..100).all(|number| !sensor.awaits(number)), "it is connected");
+    // Even one that came through would leave no capture behind.
+    sensor.resolved(Err(io::Error::other("a late answer")), &cx, now);
+    assert_eq!(states.load()[0].state, SensorState::Backoff);
+    assert!(cx.sessions.load().is_empty(), "a capture without a connection");
 }
