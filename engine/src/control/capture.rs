@@ -30,6 +30,8 @@ pub(super) struct Capture {
     pub(super) stream: Option<TcpStream>,
     pub(super) _flows: [FlowGuard; 2],
     pub(super) _promiscuous: Option<Promiscuous>,
+    /// Of a client's capture: one of those there may be.
+    pub(super) _place: Option<Arc<()>>,
 }
 
 impl Capture {

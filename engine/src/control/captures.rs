@@ -42,6 +42,7 @@ const CAPTURE_POLL: Duration = Duration::from_millis(500);
 const CLIENT_BUFFER_BYTES: u32 = 16 << 20;
 /// Captures of clients that connected to the tap, all together: each has send buffers of its own.
 const MAX_CLIENT_CAPTURES: usize = 16;
+
 /// What has happened by itself.
 pub(super) enum News {
     /// The answer to the STARTCAP or ENDCAP that waits for one.
@@ -270,13 +271,14 @@ impl Captures {
         dues.into_iter().flatten().min()
     }
 
+    /// Asked before each socket for data: of those that wait for a TCP connection, any number may
+    /// have been let so far.
     fn check_room(&self, cx: &Context) -> Result<(), String> {
+        // One that runs makes room for what takes its place.
         if self.peer.mode == Mode::Active || self.running.is_some() {
             return Ok(());
         }
-        let sessions = cx.sessions.load();
-        let others = sessions.iter().filter(|session| session.spec.sensor == self.peer.sensor);
-        match others.count() < MAX_CLIENT_CAPTURES {
+        match Arc::strong_count(&cx.client_captures) <= MAX_CLIENT_CAPTURES {
             true => Ok(()),
             false => Err(format!("{MAX_CLIENT_CAPTURES} captures run, and there may be no more")),
         }
@@ -338,6 +340,7 @@ impl Captures {
             stream,
             _flows: [cx.config.flows.begin(control), cx.config.flows.begin(data)],
             _promiscuous: promiscuous,
+            _place: (self.peer.mode == Mode::Passive).then(|| Arc::clone(&cx.client_captures)),
         }
     }
 

@@ -151,6 +151,7 @@ impl Control {
                 guesses: RefCell::new(Guesses::new(config.timing.forget)),
                 stats: Arc::clone(&stats),
                 said_promisc: Cell::new(false),
+                client_captures: Arc::default(),
                 config,
                 sessions,
                 view,

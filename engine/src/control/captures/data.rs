@@ -49,6 +49,11 @@ impl Captures {
             Err(error) => Err(error),
         };
         let Opening { mut socket, request, .. } = self.opening.take()?;
+        if result.is_ok()
+            && let Err(text) = self.check_room(cx)
+        {
+            return Some(News::Answer(Err(text)));
+        }
         let result = result
             .and_then(|()| cx.registry.deregister(&mut socket))
             .and_then(|()| self.over_tcp(socket.into(), &request, cx));
@@ -84,6 +89,9 @@ impl Captures {
                 }
                 Ok((stream, _)) => {
                     let Awaiting { request, .. } = self.awaiting.take()?;
+                    if self.check_room(cx).is_err() {
+                        return Some(News::Failed("Too many captures run"));
+                    }
                     return match self.over_tcp(stream.into(), &request, cx) {
                         Ok(capture) => {
                             self.run(capture, cx);

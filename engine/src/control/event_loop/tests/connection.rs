@@ -20,6 +20,7 @@ fn context(config: ControlConfig) -> (Poll, Context) {
         guesses: RefCell::new(Guesses::new(config.timing.forget)),
         stats: Arc::default(),
         said_promisc: Cell::new(false),
+        client_captures: Arc::default(),
         config,
         sessions: Sessions::new(Vec::new()),
         view: Shared::new(view_with("eth0")),

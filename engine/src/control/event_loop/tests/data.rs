@@ -144,6 +144,43 @@ fn a_data_port_where_nobody_listens_is_error_12_and_the_old_capture_goes_on() {
 }
 
 #[test]
+fn captures_over_tcp_that_were_let_wait_are_refused_when_others_took_the_places() {
+    let mut config = open_config();
+    config.timing.data = FAR;
+    let tap = Tap::start(config, 0);
+    let opened = |_| tap.connect().opened();
+    let mut awaited = tap.connect().opened();
+    let port = awaited.start_passive();
+    // A backlog that is full: the tap is connecting until the test accepts.
+    let slow = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    slow.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    slow.listen(0).unwrap();
+    let slow = TcpListener::from(slow);
+    let slow_address = slow.local_addr().unwrap();
+    let _in_the_way = TcpStream::connect(slow_address).unwrap();
+    let mut opening = tap.connect().opened();
+    opening.send(4, &startcap(SERVER_OPEN, slow_address.port()));
+    let mut others: Vec<_> = (0..16).map(opened).collect();
+    for other in &mut others {
+        other.ask(4, &STARTCAP);
+    }
+    let _data = awaited.data(port);
+    assert!(awaited.is_told_of_the_end().contains("Too many captures"));
+    slow.accept().unwrap();
+    let (kind, code, text) = opening.receive();
+    assert_eq!((kind, code), (1, 12));
+    assert!(String::from_utf8(text).unwrap().contains("16 captures run"));
+    assert_eq!(tap.capturing(), 16);
+    // Of those that have one, the next may be over TCP, and those that were refused may try again.
+    let port = others[0].start_passive();
+    let mut data = others[0].data(port);
+    tap.until_capturing(16);
+    receives(&mut data, &tap, b"frame");
+    others[1].ask(10, &[]);
+    awaited.ask(4, &STARTCAP);
+}
+
+#[test]
 fn a_stranger_on_the_data_port_is_closed_and_the_client_still_expected() {
     let tap = Tap::start(open_config(), 0);
     let mut client = tap.connect().opened();
