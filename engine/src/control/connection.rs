@@ -69,6 +69,8 @@ pub(super) enum Over {
     Conversation(Ending),
     #[error("the peer did not authenticate in time")]
     NoAuth,
+    #[error("the peer left without having authenticated: {0}")]
+    AuthRefused(&'static str),
     #[error("the peer was silent for too long")]
     Idle,
     #[error("the peer does not read its replies")]
@@ -101,6 +103,8 @@ pub(super) struct Connection {
     active_at: Instant,
     /// Credentials were wrong, and are answered then.
     refusal: Option<Instant>,
+    /// Why the last ones were not accepted.
+    refused_auth: Option<&'static str>,
     /// Since when no reply byte could be sent though some wait.
     blocked_at: Option<Instant>,
     /// Nothing is taken in any more.
@@ -145,6 +149,7 @@ impl Connection {
             authenticated_at: None,
             active_at: now,
             refusal: None,
+            refused_auth: None,
             blocked_at: None,
             ending: None,
         }
@@ -205,11 +210,21 @@ impl Connection {
     ///
     /// The connection is over, and its capture ended.
     pub(super) fn step(&mut self, now: Instant, cx: &Context) -> Result<Option<Instant>, Over> {
-        let result = self.work(now, cx);
-        if result.is_err() {
+        self.work(now, cx).map_err(|over| {
             self.captures.give_up(cx);
+            self.reason(over)
+        })
+    }
+
+    /// A peer whose AUTH was refused mostly just leaves: what it could not do is what somebody
+    /// who looks for the fault has to read.
+    fn reason(&self, over: Over) -> Over {
+        let is_leaving =
+            matches!(over, Over::Eof | Over::Io(_) | Over::Conversation(Ending::Close));
+        match self.refused_auth {
+            Some(why) if is_leaving && self.authenticated_at.is_none() => Over::AuthRefused(why),
+            _ => over,
         }
-        result
     }
 
     /// Takes the capture away from the workers; the generation from which they have it not.
@@ -412,14 +427,24 @@ impl Connection {
         let mut guesses = cx.guesses.borrow_mut();
         // A host that guesses is not told when it guesses right.
         let is_barred = is_client && guesses.are_too_many(host, now);
-        let is_good = cx.config.access.accepts(credentials, self.peer.mode) && !is_barred;
+        let is_password = matches!(credentials, Auth::Password { .. });
+        let access = &cx.config.access;
+        let is_good = access.accepts(credentials, self.peer.mode) && !is_barred;
         if is_good {
             self.authenticated_at = Some(now);
             guesses.forgive(host);
-        } else if is_client && !is_barred && matches!(credentials, Auth::Password { .. }) {
+            return true;
+        }
+        if is_client && !is_barred && is_password {
             guesses.add(host, now);
         }
-        is_good
+        self.refused_auth = Some(match (is_barred, is_password) {
+            (true, _) => "its host has tried too many wrong passwords",
+            (false, true) => "wrong user or password",
+            (false, false) if access.passwords.is_empty() => "null authentication is not permitted",
+            (false, false) => "null authentication is not permitted: there is a password",
+        });
+        false
     }
 }
 
