@@ -355,14 +355,14 @@ impl Captures {
     }
 
     fn check_draining(&mut self, now: Instant, cx: &Context) -> Option<News> {
-        let Draining { generation, deadline, .. } = self.draining.as_ref()?;
-        let is_drained = cx.sessions.is_drained(*generation);
-        if !is_drained && now < *deadline {
-            return None;
-        }
-        if !is_drained {
+        let Draining { generation, deadline, old, .. } = self.draining.as_ref()?;
+        let ended = old.as_ref().map(|old| old.session.id);
+        if let Some(id) = ended.filter(|id| !cx.sessions.is_drained_of(*id, *generation)) {
+            if now < *deadline {
+                return None;
+            }
             tracing::warn!("an ended capture was not flushed in time");
-            cx.sessions.abandon(*generation);
+            cx.sessions.abandon_one(id);
         }
         let Draining { old, next, .. } = self.draining.take()?;
         if let Some(old) = old {

@@ -272,6 +272,30 @@ fn a_client_that_does_not_read_its_data_holds_up_nobody() {
 }
 
 #[test]
+fn a_client_whose_end_takes_long_holds_up_nobody_elses() {
+    let mut config = open_config();
+    config.timing.drain = Duration::from_secs(3600);
+    let tap = Tap::start(config, 0);
+    let mut slow = tap.connect().opened();
+    let port = slow.start_passive();
+    let _unread = slow.data(port);
+    tap.until_capturing(1);
+    let session = Arc::clone(&tap.sessions.load()[0]);
+    while session.stats.dropped(crate::stats::SessionDrop::TcpBacklog) == 0 {
+        tap.capture(&[7; 60_000]);
+    }
+    slow.send(10, &[]);
+    until("the slow end", || tap.capturing() == 0);
+    let mut other = tap.connect().opened();
+    for _ in 0..2 {
+        other.ask(4, &STARTCAP);
+    }
+    other.ask(10, &[]);
+    slow.0.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    slow.0.read_exact(&mut [0; 1]).unwrap_err();
+}
+
+#[test]
 fn the_end_of_control_is_the_end_of_the_data() {
     let tap = Tap::start(open_config(), 0);
     let mut client = tap.connect().opened();
