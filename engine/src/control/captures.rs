@@ -25,7 +25,7 @@ use crate::rpcap::{ANY_ETH, StartCaptureReply, Stats};
 use crate::session::{Encoding, Session, SessionSpec, Share};
 
 use super::capture::Capture;
-use super::config::Context;
+use super::config::{Context, FlowGuard};
 use super::connection::{Mode, Peer};
 use super::listing;
 use super::promiscuous::Promiscuous;
@@ -162,12 +162,13 @@ impl Captures {
         match request.transport {
             Transport::Udp { port } => {
                 let spec = self.spec(&request, port, cx);
+                // Before the first probe leaves.
+                let flows = self.begin_flows(port, None, cx);
                 let session = Session::open(spec).map_err(|error| {
                     tracing::warn!(peer = %self.peer.address, %error, "cannot open the data socket");
                     format!("Cannot open the data socket: {error}")
                 })?;
-                let flow = self.flow(port, None);
-                let capture = self.capture(session, None, flow, &request, cx);
+                let capture = self.capture(session, None, flows, &request, cx);
                 self.replace(Some(Next::Run(Box::new(capture))), now, cx);
             }
             Transport::Tcp { port, is_server_open }
@@ -318,27 +319,32 @@ impl Captures {
         }
     }
 
-    fn flow(&self, peer_port: u16, tcp_port: Option<u16>) -> OwnFlow {
-        OwnFlow { peer: self.peer.address.ip(), peer_port, tcp_port }
+    /// The control connection and that of the data are excluded from here on.
+    fn begin_flows(&self, peer_port: u16, tcp_port: Option<u16>, cx: &Context) -> [FlowGuard; 2] {
+        let begin = |peer_port, tcp_port| {
+            let peer = self.peer.address.ip();
+            cx.config.flows.begin(OwnFlow { peer, peer_port, tcp_port })
+        };
+        let control = begin(self.peer.address.port(), Some(self.local.port()));
+        [control, begin(peer_port, tcp_port)]
     }
 
-    /// What a session needs besides; its own traffic is excluded from here on.
+    /// What a session needs besides.
     fn capture(
         &self,
         session: Arc<Session>,
         stream: Option<TcpStream>,
-        data: OwnFlow,
+        flows: [FlowGuard; 2],
         request: &StartRequest,
         cx: &Context,
     ) -> Capture {
-        let control = self.flow(self.peer.address.port(), Some(self.local.port()));
         let promiscuous = (request.is_promiscuous && is_granted(cx))
             .then(|| Promiscuous::enter(&cx.view.load(), session.spec.interface.as_deref()));
         Capture {
             session,
             baseline: Stats::default(),
             stream,
-            _flows: [cx.config.flows.begin(control), cx.config.flows.begin(data)],
+            _flows: flows,
             _promiscuous: promiscuous,
             _place: (self.peer.mode == Mode::Passive).then(|| Arc::clone(&cx.client_captures)),
         }

@@ -124,12 +124,12 @@ impl Captures {
         cx: &Context,
     ) -> io::Result<Capture> {
         let peer_port = stream.peer_addr()?.port();
-        let flow = self.flow(peer_port, Some(stream.local_addr()?.port()));
+        let flows = self.begin_flows(peer_port, Some(stream.local_addr()?.port()), cx);
         let mut watched = TcpStream::from_std(stream.try_clone()?);
         let session = Session::over_tcp(self.spec(request, peer_port, cx), stream)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         cx.registry.register(&mut watched, self.token, interest)?;
-        Ok(self.capture(session, Some(watched), flow, request, cx))
+        Ok(self.capture(session, Some(watched), flows, request, cx))
     }
 }
 

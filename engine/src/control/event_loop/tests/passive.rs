@@ -485,6 +485,33 @@ fn a_clients_connections_are_excluded_from_the_first_startcap_to_the_last_end() 
 }
 
 #[test]
+fn a_clients_data_are_excluded_before_the_first_probe_leaves() {
+    // An address of its own, where no other test's probes arrive.
+    let host = [127, 0, 0, 77];
+    let probes = std::net::UdpSocket::bind((IpAddr::from(host), crate::rpcap::PROBE_PORT)).unwrap();
+    probes.set_nonblocking(true).unwrap();
+    let at_beginning = probes.try_clone().unwrap();
+    let (early, seen) = mpsc::channel();
+    let mut config = open_config();
+    config.flows = OwnFlows::new(move |flow, begins| {
+        if begins && flow.tcp_port.is_none() {
+            early.send(at_beginning.recv(&mut [0; 8]).is_ok()).unwrap();
+        }
+    });
+    let tap = Tap::start(config, 0);
+    let mut client = tap.connect_from(host);
+    client.ask(8, &[0; 8]);
+    client.ask(3, ANY_ETH.as_bytes());
+    let mut request = STARTCAP;
+    request[8..10].copy_from_slice(&[0x80, 2]);
+    client.ask(4, &request);
+    assert!(!seen.recv_timeout(FAR).unwrap(), "a probe left before");
+    let mut first = [0; 8];
+    until("a probe", || probes.recv(&mut first).is_ok());
+    assert_eq!(first[..2], [0, 110]);
+}
+
+#[test]
 fn shutdown_closes_clients_too() {
     let tap = Tap::start(open_config(), 1);
     let mut client = tap.connect();
