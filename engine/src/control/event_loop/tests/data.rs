@@ -296,6 +296,24 @@ fn a_client_whose_end_takes_long_holds_up_nobody_elses() {
 }
 
 #[test]
+fn stats_of_a_capture_of_one_interface_count_what_was_there() {
+    let tap = Tap::start(open_config(), 0);
+    let mut clients = ["eth0", ANY_ETH].map(|interface| {
+        let mut client = tap.connect();
+        client.capture(interface);
+        client
+    });
+    for _ in 0..3 {
+        tap.capture(b"frame");
+    }
+    let received = clients.each_mut().map(|client| client.ask(9, &[])[..4].to_vec());
+    assert_eq!(received[0], [0, 0, 0, 3], "and not the node's, which the test counts in tens");
+    assert_eq!(received[1][3] % 10, 0);
+    clients[0].ask(10, &[]);
+    assert_eq!(clients[0].ask(9, &[])[..4], [0, 0, 0, 3], "the last counts");
+}
+
+#[test]
 fn the_end_of_control_is_the_end_of_the_data() {
     let tap = Tap::start(open_config(), 0);
     let mut client = tap.connect().opened();
