@@ -157,7 +157,9 @@ impl Classifier {
     /// Why it is not this node's, or nobody's, to report.
     pub fn classify(&self, frame: &Frame<'_>, headers: &Headers) -> Result<Scope, DropReason> {
         let place = self.place(frame.point).ok_or(DropReason::Interface)?;
-        if self.is_own_traffic(frame.data, headers) || self.flows.contain(headers, &self.own) {
+        if self.is_own_traffic(frame.data, headers)
+            || self.flows.contain(frame.data, headers, &self.own)
+        {
             return Err(DropReason::OwnTraffic);
         }
         let inbound = frame.point.direction == Direction::In;
@@ -247,7 +249,7 @@ impl Classifier {
     /// connections.
     fn is_own_traffic(&self, data: &[u8], headers: &Headers) -> bool {
         if matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6) {
-            return icmp::is_about_our_data(data, headers, &self.sensors);
+            return icmp::is_about_our_data(data, headers, &self.sensors, &self.flows, &self.own);
         }
         let to_sensor = self.sensors.contains(headers.destination);
         if !to_sensor && !self.sensors.contains(headers.source) {

@@ -241,6 +241,49 @@ fn a_clients_own_connections_are_left_out_and_nothing_else_of_its_host() {
 }
 
 #[test]
+fn a_clients_probes_and_what_icmp_says_about_its_datagrams_are_left_out_and_nothing_else() {
+    let mut view = view();
+    view.own.push("fd00:1::10".parse().unwrap());
+    for (node, client, other) in
+        [("10.0.1.10", "10.0.1.101", "10.0.1.102"), ("fd00:1::10", "fd00:1::101", "fd00:1::102")]
+    {
+        let peer = client.parse().unwrap();
+        let c = Classifier::new(&policy(), &view, &[]).without([
+            OwnFlow { peer, peer_port: 40_000, tcp_port: Some(2002) },
+            OwnFlow { peer, peer_port: 5000, tcp_port: None },
+        ]);
+        let own = |data: &[u8]| ask(&c, &at(data, POD, In)) == Err(DropReason::OwnTraffic);
+        let (kind, is_v4) = if node.contains(':') { (1, false) } else { (3, true) };
+        let about = |from: &str, quoted: &[u8]| {
+            let message = [&[kind, 4, 0, 0, 0, 0, 0, 0], &quoted[14..]].concat();
+            let protocol = if is_v4 { protocol::ICMP } else { protocol::ICMPV6 };
+            packet(protocol, from, node, &message)
+        };
+        let probe = udp(node, client, (33_333, 33_434), &[0, 110, 0, 8, 0, 0]);
+        let data = udp(node, client, (33_333, 5000), &[0, 7, 0, 0]);
+        assert!(own(&probe));
+        for ours in [&probe, &data] {
+            assert!(own(&about(client, ours)), "from the client");
+            assert!(own(&about(other, ours)), "from a router");
+            let icmp = about(client, ours);
+            for len in 0..icmp.len() {
+                let _no_panic = own(&icmp[..len]);
+            }
+        }
+        for foreign in [
+            udp(node, client, (33_333, 33_434), b"@ABC, of traceroute"),
+            udp(node, client, (33_333, 5001), &[0, 110, 0, 8]),
+            udp(node, other, (33_333, 33_434), &[0, 110, 0, 8]),
+            udp(other, client, (33_333, 33_434), &[0, 110, 0, 8]),
+            udp(other, client, (33_333, 5000), &[0, 110, 0, 8]),
+        ] {
+            assert!(!own(&foreign));
+            assert!(!own(&about(client, &foreign)));
+        }
+    }
+}
+
+#[test]
 fn overlays_are_dropped_only_where_something_unpacks_them() {
     let outer = udp("10.0.1.10", "10.0.2.10", (5555, 4789), b"vxlan");
     assert!(ask(&classifier(), &at(&outer, UPLINK, Out)).is_ok(), "no vxlan device here");

@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
@@ -72,9 +73,18 @@ pub(super) struct Role {
 
 /// How far the connection is.
 enum Link {
-    Waiting { until: Instant },
-    Resolving,
-    Connecting { socket: TcpStream, peer: SocketAddr, deadline: Instant },
+    Waiting {
+        until: Instant,
+    },
+    /// Addresses are at hand, or this look-up is to bring them.
+    Resolving {
+        awaited: Option<u64>,
+    },
+    Connecting {
+        socket: TcpStream,
+        peer: SocketAddr,
+        deadline: Instant,
+    },
     Open(Box<Connection>),
 }
 
@@ -158,12 +168,23 @@ impl Sensor {
         }
     }
 
-    /// The answer to a look-up.
-    pub(super) fn resolved(&mut self, addresses: Addresses, now: Instant) {
+    /// True if it waits for the answer to this look-up. A late answer is nobody's: its place may
+    /// be another sensor's by then, with a capture.
+    pub(super) fn awaits(&self, number: u64) -> bool {
+        matches!(self.link, Link::Resolving { awaited: Some(awaited) } if awaited == number)
+    }
+
+    /// The answer to the look-up that it [`awaits`](Self::awaits).
+    pub(super) fn resolved(&mut self, addresses: Addresses, cx: &Context, now: Instant) {
         match addresses {
-            Ok(addresses) if addresses.is_empty() => self.fail("the name has no address", now),
-            Ok(addresses) => self.addresses = addresses.into(),
-            Err(error) => self.fail(&format!("cannot resolve the name: {error}"), now),
+            Ok(addresses) if addresses.is_empty() => {
+                self.fail("the name has no address", cx, now);
+            }
+            Ok(addresses) => {
+                self.addresses = addresses.into();
+                self.link = Link::Resolving { awaited: None };
+            }
+            Err(error) => self.fail(&format!("cannot resolve the name: {error}"), cx, now),
         }
     }
 
@@ -178,8 +199,8 @@ impl Sensor {
         loop {
             let next = match &mut self.link {
                 Link::Waiting { until } if *until > now => Next::Wait(Some(*until)),
-                Link::Waiting { .. } => self.look_up(resolver, now),
-                Link::Resolving => self.connect_next(cx, registry, now),
+                Link::Waiting { .. } => self.look_up(resolver, cx, now),
+                Link::Resolving { .. } => self.connect_next(cx, registry, now),
                 Link::Connecting { .. } => self.check_connect(cx, now),
                 Link::Open(connection) => match connection.step(now, cx) {
                     Ok(due) => {
@@ -208,13 +229,21 @@ impl Sensor {
         }
     }
 
-    fn look_up(&mut self, resolver: &Resolver, now: Instant) -> Next {
+    fn look_up(&mut self, resolver: &Resolver, cx: &Context, now: Instant) -> Next {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         self.states.update(self.index, |status| status.state = SensorState::Connecting);
-        self.link = Link::Resolving;
-        match resolver.look_up(self.index, &self.target) {
-            Ok(Some(addresses)) => self.addresses = addresses.into(),
-            Ok(None) => return Next::Wait(None),
-            Err(error) => self.fail(&format!("cannot resolve the name: {error}"), now),
+        // Relaxed: only uniqueness matters.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        match resolver.look_up(number, &self.target) {
+            Ok(Some(addresses)) => {
+                self.addresses = addresses.into();
+                self.link = Link::Resolving { awaited: None };
+            }
+            Ok(None) => {
+                self.link = Link::Resolving { awaited: Some(number) };
+                return Next::Wait(None);
+            }
+            Err(error) => self.fail(&format!("cannot resolve the name: {error}"), cx, now),
         }
         Next::Again
     }
@@ -233,7 +262,7 @@ impl Sensor {
                 let deadline = now + cx.config.timing.connect;
                 self.link = Link::Connecting { socket, peer, deadline };
             }
-            Err(error) => self.unreachable(&error, now),
+            Err(error) => self.unreachable(&error, cx, now),
         }
         Next::Again
     }
@@ -244,7 +273,7 @@ impl Sensor {
             Ok(true) => {
                 let peer = *peer;
                 let Link::Connecting { socket, .. } =
-                    std::mem::replace(&mut self.link, Link::Resolving)
+                    std::mem::replace(&mut self.link, Link::Resolving { awaited: None })
                 else {
                     return Next::Again;
                 };
@@ -253,9 +282,9 @@ impl Sensor {
             Ok(false) if *deadline > now => return Next::Wait(Some(*deadline)),
             Ok(false) => {
                 let error = io::Error::from(io::ErrorKind::TimedOut);
-                self.unreachable(&error, now);
+                self.unreachable(&error, cx, now);
             }
-            Err(error) => self.unreachable(&error, now),
+            Err(error) => self.unreachable(&error, cx, now),
         }
         Next::Again
     }
@@ -290,11 +319,11 @@ impl Sensor {
     }
 
     /// An address did not answer: the next one, or a wait.
-    fn unreachable(&mut self, error: &io::Error, now: Instant) {
+    fn unreachable(&mut self, error: &io::Error, cx: &Context, now: Instant) {
         if self.addresses.is_empty() {
-            self.fail(&format!("cannot connect: {error}"), now);
+            self.fail(&format!("cannot connect: {error}"), cx, now);
         } else {
-            self.link = Link::Resolving;
+            self.link = Link::Resolving { awaited: None };
         }
     }
 
@@ -313,19 +342,21 @@ impl Sensor {
         if is_sent_away {
             // With the reference this ends the daemon's worker; a tap that never came back would
             // leave the node dark without anybody noticing.
-            self.wait(jitter(timing.close_pause), &over.to_string(), now);
+            self.wait(jitter(timing.close_pause), &over.to_string(), cx, now);
         } else {
-            self.fail(&over.to_string(), now);
+            self.fail(&over.to_string(), cx, now);
         }
         Next::Again
     }
 
-    fn fail(&mut self, error: &str, now: Instant) {
+    fn fail(&mut self, error: &str, cx: &Context, now: Instant) {
         let pause = self.backoff.next();
-        self.wait(pause, error, now);
+        self.wait(pause, error, cx, now);
     }
 
-    fn wait(&mut self, pause: Duration, error: &str, now: Instant) {
+    fn wait(&mut self, pause: Duration, error: &str, cx: &Context, now: Instant) {
+        // Whatever brought us here: workers must not keep a capture that has no connection.
+        self.stop(cx);
         if self.said.as_deref() == Some(error) {
             tracing::debug!(sensor = %self.target, error, ?pause, "still no connection");
         } else {

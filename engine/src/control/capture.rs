@@ -30,10 +30,14 @@ pub(super) struct Capture {
     pub(super) stream: Option<TcpStream>,
     pub(super) _flows: [FlowGuard; 2],
     pub(super) _promiscuous: Option<Promiscuous>,
+    /// Of a client's capture: one of those there may be.
+    pub(super) _place: Option<Arc<()>>,
 }
 
 impl Capture {
-    /// Counts since the capture started.
+    /// Counts since the capture started. What was received is, of a capture of one interface, what
+    /// was there to be offered to it, with what the rings lost (of whichever interface it was); of
+    /// the whole node, every frame that a worker took from a ring.
     pub(super) fn stats(&self, cx: &Context) -> Stats {
         let now = (cx.capture_stats)();
         let stats = &self.session.stats;
@@ -45,8 +49,12 @@ impl Capture {
         let lost: u64 =
             SessionDrop::ALL.iter().filter(is_loss).map(|reason| stats.dropped(*reason)).sum();
         let ring_lost = now.kernel_dropped.wrapping_sub(self.baseline.kernel_dropped);
+        let received = match self.session.spec.interface {
+            Some(_) => wrap(stats.offered.load(Ordering::Relaxed)).wrapping_add(ring_lost),
+            None => now.received.wrapping_sub(self.baseline.received),
+        };
         Stats {
-            received: now.received.wrapping_sub(self.baseline.received),
+            received,
             interface_dropped: now.interface_dropped.wrapping_sub(self.baseline.interface_dropped),
             kernel_dropped: ring_lost.wrapping_add(wrap(lost)),
             sent: wrap(stats.sent.load(Ordering::Relaxed)),

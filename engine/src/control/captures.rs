@@ -25,7 +25,7 @@ use crate::rpcap::{ANY_ETH, StartCaptureReply, Stats};
 use crate::session::{Encoding, Session, SessionSpec, Share};
 
 use super::capture::Capture;
-use super::config::Context;
+use super::config::{Context, FlowGuard};
 use super::connection::{Mode, Peer};
 use super::listing;
 use super::promiscuous::Promiscuous;
@@ -42,6 +42,7 @@ const CAPTURE_POLL: Duration = Duration::from_millis(500);
 const CLIENT_BUFFER_BYTES: u32 = 16 << 20;
 /// Captures of clients that connected to the tap, all together: each has send buffers of its own.
 const MAX_CLIENT_CAPTURES: usize = 16;
+
 /// What has happened by itself.
 pub(super) enum News {
     /// The answer to the STARTCAP or ENDCAP that waits for one.
@@ -161,12 +162,13 @@ impl Captures {
         match request.transport {
             Transport::Udp { port } => {
                 let spec = self.spec(&request, port, cx);
+                // Before the first probe leaves.
+                let flows = self.begin_flows(port, None, cx);
                 let session = cx.sessions.open(spec).map_err(|error| {
                     tracing::warn!(peer = %self.peer.address, %error, "cannot open the data socket");
                     format!("Cannot open the data socket: {error}")
                 })?;
-                let flow = self.flow(port, None);
-                let capture = self.capture(session, None, flow, &request, cx);
+                let capture = self.capture(session, None, flows, &request, cx);
                 self.replace(Some(Next::Run(Box::new(capture))), now, cx);
             }
             Transport::Tcp { port, is_server_open }
@@ -270,13 +272,14 @@ impl Captures {
         dues.into_iter().flatten().min()
     }
 
+    /// Asked before each socket for data: of those that wait for a TCP connection, any number may
+    /// have been let so far.
     fn check_room(&self, cx: &Context) -> Result<(), String> {
+        // One that runs makes room for what takes its place.
         if self.peer.mode == Mode::Active || self.running.is_some() {
             return Ok(());
         }
-        let sessions = cx.sessions.load();
-        let others = sessions.iter().filter(|session| session.spec.sensor == self.peer.sensor);
-        match others.count() < MAX_CLIENT_CAPTURES {
+        match Arc::strong_count(&cx.client_captures) <= MAX_CLIENT_CAPTURES {
             true => Ok(()),
             false => Err(format!("{MAX_CLIENT_CAPTURES} captures run, and there may be no more")),
         }
@@ -316,28 +319,34 @@ impl Captures {
         }
     }
 
-    fn flow(&self, peer_port: u16, tcp_port: Option<u16>) -> OwnFlow {
-        OwnFlow { peer: self.peer.address.ip(), peer_port, tcp_port }
+    /// The control connection and that of the data are excluded from here on.
+    fn begin_flows(&self, peer_port: u16, tcp_port: Option<u16>, cx: &Context) -> [FlowGuard; 2] {
+        let begin = |peer_port, tcp_port| {
+            let peer = self.peer.address.ip();
+            cx.config.flows.begin(OwnFlow { peer, peer_port, tcp_port })
+        };
+        let control = begin(self.peer.address.port(), Some(self.local.port()));
+        [control, begin(peer_port, tcp_port)]
     }
 
-    /// What a session needs besides; its own traffic is excluded from here on.
+    /// What a session needs besides.
     fn capture(
         &self,
         session: Arc<Session>,
         stream: Option<TcpStream>,
-        data: OwnFlow,
+        flows: [FlowGuard; 2],
         request: &StartRequest,
         cx: &Context,
     ) -> Capture {
-        let control = self.flow(self.peer.address.port(), Some(self.local.port()));
         let promiscuous = (request.is_promiscuous && is_granted(cx))
             .then(|| Promiscuous::enter(&cx.view.load(), session.spec.interface.as_deref()));
         Capture {
             session,
             baseline: Stats::default(),
             stream,
-            _flows: [cx.config.flows.begin(control), cx.config.flows.begin(data)],
+            _flows: flows,
             _promiscuous: promiscuous,
+            _place: (self.peer.mode == Mode::Passive).then(|| Arc::clone(&cx.client_captures)),
         }
     }
 
@@ -352,14 +361,14 @@ impl Captures {
     }
 
     fn check_draining(&mut self, now: Instant, cx: &Context) -> Option<News> {
-        let Draining { generation, deadline, .. } = self.draining.as_ref()?;
-        let is_drained = cx.sessions.is_drained(*generation);
-        if !is_drained && now < *deadline {
-            return None;
-        }
-        if !is_drained {
+        let Draining { generation, deadline, old, .. } = self.draining.as_ref()?;
+        let ended = old.as_ref().map(|old| old.session.id);
+        if let Some(id) = ended.filter(|id| !cx.sessions.is_drained_of(*id, *generation)) {
+            if now < *deadline {
+                return None;
+            }
             tracing::warn!("an ended capture was not flushed in time");
-            cx.sessions.abandon(*generation);
+            cx.sessions.abandon_one(id);
         }
         let Draining { old, next, .. } = self.draining.take()?;
         if let Some(old) = old {

@@ -293,6 +293,8 @@ pub(super) struct Context {
     pub(super) stats: Arc<ControlStats>,
     /// It was said that promiscuous mode is not granted.
     pub(super) said_promisc: Cell<bool>,
+    /// Cloned by each capture of a client for as long as it has a socket.
+    pub(super) client_captures: Arc<()>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) view: Shared<View>,
     pub(super) capture_stats: Box<dyn Fn() -> Stats + Send>,

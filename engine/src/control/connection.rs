@@ -35,6 +35,9 @@ const INBOUND_BYTES: usize = 16 * 1024;
 const ROUNDS: usize = 16;
 /// How long a refused peer's input is read on, so that our ERROR reaches it before a reset does.
 const LINGER: Duration = Duration::from_millis(500);
+/// How often it is read meanwhile if there is a buffer full each time: who never pauses costs no
+/// CPU then.
+const SIP: Duration = Duration::from_millis(10);
 
 /// libpcap's words, by which nmap and hydra know that a password would do.
 const NULL_REFUSED: &str = "Authentication failed; NULL authentication not permitted.";
@@ -66,6 +69,8 @@ pub(super) enum Over {
     Conversation(Ending),
     #[error("the peer did not authenticate in time")]
     NoAuth,
+    #[error("the peer left without having authenticated: {0}")]
+    AuthRefused(&'static str),
     #[error("the peer was silent for too long")]
     Idle,
     #[error("the peer does not read its replies")]
@@ -98,10 +103,27 @@ pub(super) struct Connection {
     active_at: Instant,
     /// Credentials were wrong, and are answered then.
     refusal: Option<Instant>,
+    /// Why the last ones were not accepted.
+    refused_auth: Option<&'static str>,
     /// Since when no reply byte could be sent though some wait.
     blocked_at: Option<Instant>,
-    /// Nothing is taken in any more; until when the socket is kept.
-    ending: Option<(Over, Instant)>,
+    /// Nothing is taken in any more.
+    ending: Option<Farewell>,
+}
+
+/// The peer was sent away.
+struct Farewell {
+    over: Over,
+    /// Until when the socket is kept.
+    until: Instant,
+    /// When its input is read again, to be thrown away.
+    read_at: Instant,
+}
+
+impl Farewell {
+    fn new(over: Over, now: Instant) -> Self {
+        Self { over, until: now + LINGER, read_at: now }
+    }
 }
 
 impl Connection {
@@ -127,6 +149,7 @@ impl Connection {
             authenticated_at: None,
             active_at: now,
             refusal: None,
+            refused_auth: None,
             blocked_at: None,
             ending: None,
         }
@@ -178,7 +201,7 @@ impl Connection {
 
     fn dismiss(&mut self, code: ErrorCode, text: &str, over: Over, now: Instant) {
         self.conversation.dismiss(code, text);
-        self.ending = Some((over, now + LINGER));
+        self.ending = Some(Farewell::new(over, now));
     }
 
     /// Does what can be done now, and says when to be called again at the latest.
@@ -187,11 +210,21 @@ impl Connection {
     ///
     /// The connection is over, and its capture ended.
     pub(super) fn step(&mut self, now: Instant, cx: &Context) -> Result<Option<Instant>, Over> {
-        let result = self.work(now, cx);
-        if result.is_err() {
+        self.work(now, cx).map_err(|over| {
             self.captures.give_up(cx);
+            self.reason(over)
+        })
+    }
+
+    /// A peer whose AUTH was refused mostly just leaves: what it could not do is what somebody
+    /// who looks for the fault has to read.
+    fn reason(&self, over: Over) -> Over {
+        let is_leaving =
+            matches!(over, Over::Eof | Over::Io(_) | Over::Conversation(Ending::Close));
+        match self.refused_auth {
+            Some(why) if is_leaving && self.authenticated_at.is_none() => Over::AuthRefused(why),
+            _ => over,
         }
-        result
     }
 
     /// Takes the capture away from the workers; the generation from which they have it not.
@@ -214,6 +247,7 @@ impl Connection {
             if self.ending.is_some() {
                 self.inbound.clear();
             }
+            let may_read = self.ending.as_ref().is_none_or(|ending| now >= ending.read_at);
             let has_work = !self.inbound.is_empty() || self.conversation.is_given_up();
             if has_work && self.conversation.takes_input() {
                 let mut input = self.inbound.unread();
@@ -226,20 +260,25 @@ impl Connection {
                 if let Some(action) = action {
                     self.act(action, now, cx)?;
                 }
-            } else if self.inbound.is_empty() && self.is_readable {
-                self.read()?;
+            } else if self.inbound.is_empty() && self.is_readable && may_read {
+                self.read(now)?;
             } else {
                 return self.wait(now, cx);
             }
         }
+        // A peer that never pauses has no more time than others.
+        self.overdue(now, cx)?;
         Ok(Some(now))
     }
 
-    fn read(&mut self) -> Result<(), Over> {
+    fn read(&mut self, now: Instant) -> Result<(), Over> {
         match self.socket.read(&mut self.inbound.buffer) {
-            Ok(0) => Err(self.ending.take().map_or(Over::Eof, |(over, _)| over)),
+            Ok(0) => Err(self.ending.take().map_or(Over::Eof, |ending| ending.over)),
             Ok(len) => {
                 (self.inbound.start, self.inbound.end) = (0, len);
+                if let Some(ending) = self.ending.as_mut().filter(|_| len == INBOUND_BYTES) {
+                    ending.read_at = now + SIP;
+                }
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -247,7 +286,7 @@ impl Connection {
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
-            Err(error) => Err(self.ending.take().map_or(Over::Io(error), |(over, _)| over)),
+            Err(error) => Err(self.ending.take().map_or(Over::Io(error), |ending| ending.over)),
         }
     }
 
@@ -278,11 +317,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Nothing can be done now: is anything overdue, and what will be due first?
-    fn wait(&mut self, now: Instant, cx: &Context) -> Result<Option<Instant>, Over> {
+    /// Ends what took too long; true if the peer is being told so, which wants another step.
+    fn overdue(&mut self, now: Instant, cx: &Context) -> Result<bool, Over> {
         let timing = &cx.config.timing;
-        if let Some((over, _)) = self.ending.take_if(|(_, until)| *until <= now) {
-            return Err(over);
+        if let Some(ending) = self.ending.take_if(|ending| ending.until <= now) {
+            return Err(ending.over);
         }
         if self.blocked_at.is_some_and(|since| now >= since + timing.stall) {
             ControlStats::count(&cx.stats.timeouts);
@@ -291,23 +330,32 @@ impl Connection {
         if !self.captures.is_idle() {
             self.active_at = now;
         }
-        let silence = self.silence_due(cx).filter(|_| self.ending.is_none());
-        if silence.is_some_and(|due| now >= due) {
-            ControlStats::count(&cx.stats.timeouts);
-            // The texts are those of the reference.
-            if self.authenticated_at.is_none() {
-                let text = "The RPCAP initial timeout has expired";
-                self.dismiss(ErrorCode::InitTimeout, text, Over::NoAuth, now);
-            } else {
-                let text = "The RPCAP runtime timeout has expired";
-                self.dismiss(ErrorCode::RuntimeTimeout, text, Over::Idle, now);
-            }
+        if self.ending.is_some() || self.silence_due(cx).is_none_or(|due| now < due) {
+            return Ok(false);
+        }
+        ControlStats::count(&cx.stats.timeouts);
+        // The texts are those of the reference.
+        if self.authenticated_at.is_none() {
+            let text = "The RPCAP initial timeout has expired";
+            self.dismiss(ErrorCode::InitTimeout, text, Over::NoAuth, now);
+        } else {
+            let text = "The RPCAP runtime timeout has expired";
+            self.dismiss(ErrorCode::RuntimeTimeout, text, Over::Idle, now);
+        }
+        Ok(true)
+    }
+
+    /// Nothing can be done now: is anything overdue, and what will be due first?
+    fn wait(&mut self, now: Instant, cx: &Context) -> Result<Option<Instant>, Over> {
+        if self.overdue(now, cx)? {
             return Ok(Some(now));
         }
+        let ending = self.ending.as_ref();
         let dues = [
-            self.ending.as_ref().map(|(_, until)| *until),
-            self.blocked_at.map(|since| since + timing.stall),
-            silence,
+            ending.map(|ending| ending.until),
+            ending.filter(|_| self.is_readable).map(|ending| ending.read_at),
+            self.blocked_at.map(|since| since + cx.config.timing.stall),
+            self.silence_due(cx).filter(|_| ending.is_none()),
             self.refusal,
             self.captures.due(now),
         ];
@@ -365,7 +413,7 @@ impl Connection {
                 if ending == Ending::Close {
                     return Err(Over::Conversation(ending));
                 }
-                self.ending = Some((Over::Conversation(ending), now + LINGER));
+                self.ending = Some(Farewell::new(Over::Conversation(ending), now));
                 return Ok(());
             }
         };
@@ -379,14 +427,24 @@ impl Connection {
         let mut guesses = cx.guesses.borrow_mut();
         // A host that guesses is not told when it guesses right.
         let is_barred = is_client && guesses.are_too_many(host, now);
-        let is_good = cx.config.access.accepts(credentials, self.peer.mode) && !is_barred;
+        let is_password = matches!(credentials, Auth::Password { .. });
+        let access = &cx.config.access;
+        let is_good = access.accepts(credentials, self.peer.mode) && !is_barred;
         if is_good {
             self.authenticated_at = Some(now);
             guesses.forgive(host);
-        } else if is_client && !is_barred && matches!(credentials, Auth::Password { .. }) {
+            return true;
+        }
+        if is_client && !is_barred && is_password {
             guesses.add(host, now);
         }
-        is_good
+        self.refused_auth = Some(match (is_barred, is_password) {
+            (true, _) => "its host has tried too many wrong passwords",
+            (false, true) => "wrong user or password",
+            (false, false) if access.passwords.is_empty() => "null authentication is not permitted",
+            (false, false) => "null authentication is not permitted: there is a password",
+        });
+        false
     }
 }
 

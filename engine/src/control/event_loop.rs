@@ -151,6 +151,7 @@ impl Control {
                 guesses: RefCell::new(Guesses::new(config.timing.forget)),
                 stats: Arc::clone(&stats),
                 said_promisc: Cell::new(false),
+                client_captures: Arc::default(),
                 config,
                 sessions,
                 view,
@@ -233,7 +234,7 @@ struct EventLoop {
     sensors: Vec<Sensor>,
     passive: Passive,
     resolver: Resolver,
-    resolved: mpsc::Receiver<(usize, Addresses)>,
+    resolved: mpsc::Receiver<(u64, Addresses)>,
     stops: mpsc::Receiver<Instant>,
     changed: mpsc::Receiver<ControlConfig>,
     states: SensorStates,
@@ -253,10 +254,10 @@ impl EventLoop {
             while let Ok(config) = self.changed.try_recv() {
                 self.take_over(config, now);
             }
-            for (place, addresses) in self.resolved.try_iter() {
-                // One that was left meanwhile needs no answer.
-                if let Some(sensor) = self.sensors.iter_mut().find(|one| one.index() == place) {
-                    sensor.resolved(addresses, now);
+            for (number, addresses) in self.resolved.try_iter() {
+                // One that was left meanwhile needs no answer, nor does who has its place now.
+                if let Some(sensor) = self.sensors.iter_mut().find(|one| one.awaits(number)) {
+                    sensor.resolved(addresses, &self.cx, now);
                 }
             }
             let mut due: Option<Instant> = None;

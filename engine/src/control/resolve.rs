@@ -17,9 +17,9 @@ use super::config::SensorTarget;
 /// What became of a look-up.
 pub(super) type Addresses = io::Result<Vec<SocketAddr>>;
 
-/// Starts look-ups; their answers come out of the channel, with the sensor's index.
+/// Starts look-ups; their answers come out of the channel, with the look-up's number.
 pub(super) struct Resolver {
-    pub(super) answers: mpsc::Sender<(usize, Addresses)>,
+    pub(super) answers: mpsc::Sender<(u64, Addresses)>,
     pub(super) waker: Arc<mio::Waker>,
 }
 
@@ -31,7 +31,7 @@ impl Resolver {
     /// When no thread can be started.
     pub(super) fn look_up(
         &self,
-        sensor: usize,
+        number: u64,
         target: &SensorTarget,
     ) -> io::Result<Option<Vec<SocketAddr>>> {
         let bare = target.host.trim_start_matches('[').trim_end_matches(']');
@@ -40,10 +40,10 @@ impl Resolver {
         }
         let name = (bare.to_owned(), target.port);
         let (answers, waker) = (self.answers.clone(), Arc::clone(&self.waker));
-        thread::Builder::new().name(format!("resolve-{sensor}")).spawn(move || {
+        thread::Builder::new().name(format!("resolve-{number}")).spawn(move || {
             let addresses = name.to_socket_addrs().map(Iterator::collect);
             // When the event loop is gone, nobody needs the answer.
-            if answers.send((sensor, addresses)).is_ok() {
+            if answers.send((number, addresses)).is_ok() {
                 let _ignored = waker.wake();
             }
         })?;

@@ -46,3 +46,5 @@ pub const MAX_SNAPLEN: u32 = 262_144;
 pub const ANY_ETH: &str = "any-eth";
 /// The most bytes of UDP payload over IPv4.
 pub const MAX_UDP_PAYLOAD: usize = 65_507;
+/// UDP port where the tap probes for what the path takes: traceroute's, where nobody listens.
+pub const PROBE_PORT: u16 = 33_434;

@@ -304,8 +304,8 @@ impl Sessions {
     }
 
     /// Takes a session out. Workers flush what they hold for it when they see the change:
-    /// [`is_drained`](Self::is_drained) with the returned generation tells when all have, and
-    /// [`abandon`](Self::abandon) ends it if that takes too long.
+    /// [`is_drained_of`](Self::is_drained_of) with the returned generation tells when all have, and
+    /// [`abandon_one`](Self::abandon_one) ends it if that takes too long.
     pub fn remove(&self, id: u64) -> u64 {
         let mut removed = None;
         let generation = self.change("capture ended", |membership, list| {
@@ -386,22 +386,37 @@ impl Sessions {
     }
 
     /// True once every worker has seen `generation` and flushed what it ended, and the clients of
-    /// the sessions that it ended were sent what waited for them.
+    /// all sessions that were ended up to then were sent what waited for them: for the end of all.
     #[must_use]
     pub fn is_drained(&self, generation: u64) -> bool {
-        let _counts = self.sensors();
-        self.is_seen(generation)
-            && self.lock_ending().iter().all(|ending| ending.generation > generation)
+        self.is_flushed(generation, |ending| ending.generation <= generation)
     }
 
-    /// The time of the sessions that `generation` ended is over: what still waits is given up and
-    /// counted.
+    /// The same of one session, which `generation` ended; others' clients may take their time.
+    #[must_use]
+    pub fn is_drained_of(&self, id: u64, generation: u64) -> bool {
+        self.is_flushed(generation, |ending| ending.session.id == id)
+    }
+
+    fn is_flushed(&self, generation: u64, is_awaited: impl Fn(&Ending) -> bool) -> bool {
+        let _counts = self.sensors();
+        self.is_seen(generation) && !self.lock_ending().iter().any(is_awaited)
+    }
+
+    /// The time of all sessions that were ended up to `generation` is over: what still waits is
+    /// given up and counted.
     pub fn abandon(&self, generation: u64) {
-        for ending in self.lock_ending().iter() {
-            if ending.generation <= generation {
-                ending.session.close();
-            }
-        }
+        self.close_ending(|ending| ending.generation <= generation);
+    }
+
+    /// The same of one session.
+    pub fn abandon_one(&self, id: u64) {
+        self.close_ending(|ending| ending.session.id == id);
+    }
+
+    fn close_ending(&self, is_over: impl Fn(&Ending) -> bool) {
+        let ending = self.lock_ending();
+        ending.iter().filter(|ending| is_over(ending)).for_each(|ending| ending.session.close());
     }
 
     /// Goes on with sessions that nobody waits for, as those of a lost control connection, and
@@ -441,7 +456,7 @@ impl Sessions {
 
     /// Worker `index` has flushed everything that `generation` ended.
     pub fn mark_seen(&self, index: usize, generation: u64) {
-        // ORDER: Release, pairs with the Acquire in `is_drained`.
+        // ORDER: Release, pairs with the Acquire in `is_seen`.
         self.seen[index].store(generation, Ordering::Release);
     }
 

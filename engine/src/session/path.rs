@@ -17,7 +17,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use crate::rpcap::{MAX_UDP_PAYLOAD, STREAM_NO_PACKET, StreamHeader};
+use crate::rpcap::{MAX_UDP_PAYLOAD, PROBE_PORT, STREAM_NO_PACKET, StreamHeader};
 use crate::sys::udp::{allow_fragments, path_mtu};
 
 use super::SessionSpec;
@@ -28,8 +28,6 @@ use super::run::MIN_DATAGRAM;
 pub(super) const REFERENCE_BYTES: usize = 1472;
 /// Packets of this size pass everywhere: the least that IPv6 demands of a link.
 const SAFE_MTU: usize = 1280;
-/// Where traceroute's probes go.
-const PROBE_PORT: u16 = 33_434;
 /// Probes of a size before nobody's answer is taken for silence: any may be lost, or its answer
 /// held back by a router's limit on ICMP messages.
 const PROBES: u32 = 3;

@@ -48,6 +48,11 @@ impl Captures {
             Err(error) => Err(error),
         };
         let Opening { mut socket, request, .. } = self.opening.take()?;
+        if result.is_ok()
+            && let Err(text) = self.check_room(cx)
+        {
+            return Some(News::Answer(Err(text)));
+        }
         let result = result
             .and_then(|()| cx.registry.deregister(&mut socket))
             .and_then(|()| self.over_tcp(socket.into(), &request, cx));
@@ -83,6 +88,9 @@ impl Captures {
                 }
                 Ok((stream, _)) => {
                     let Awaiting { request, .. } = self.awaiting.take()?;
+                    if self.check_room(cx).is_err() {
+                        return Some(News::Failed("Too many captures run"));
+                    }
                     return match self.over_tcp(stream.into(), &request, cx) {
                         Ok(capture) => {
                             self.run(capture, cx);
@@ -115,12 +123,12 @@ impl Captures {
         cx: &Context,
     ) -> io::Result<Capture> {
         let peer_port = stream.peer_addr()?.port();
-        let flow = self.flow(peer_port, Some(stream.local_addr()?.port()));
+        let flows = self.begin_flows(peer_port, Some(stream.local_addr()?.port()), cx);
         let mut watched = TcpStream::from_std(stream.try_clone()?);
         let session = cx.sessions.open_over_tcp(self.spec(request, peer_port, cx), stream)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         cx.registry.register(&mut watched, self.token, interest)?;
-        Ok(self.capture(session, Some(watched), flow, request, cx))
+        Ok(self.capture(session, Some(watched), flows, request, cx))
     }
 }
 

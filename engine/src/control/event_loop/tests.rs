@@ -2,6 +2,7 @@
 //!
 //! Waits have a far deadline and poll for what they wait for; nothing depends on a duration.
 
+mod connection;
 mod data;
 mod passive;
 mod reconfigured;

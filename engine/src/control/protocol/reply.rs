@@ -6,7 +6,7 @@
 
 use crate::rpcap::{Auth, ErrorCode, Header, Interface, MessageType, OpenReply};
 
-use super::{Answer, Conversation, Opened, Pending};
+use super::{Answer, Conversation, NO_SAMPLING, Opened, Pending};
 
 /// Longest text of an ERROR, bytes.
 const MAX_ERROR_TEXT: usize = 256;
@@ -30,6 +30,8 @@ impl Conversation {
             }
             (Pending::Start, Answer::Started(reply)) => {
                 self.is_capturing = true;
+                // Spent: a client that wants no sampling for its next capture says nothing.
+                self.sampling = NO_SAMPLING;
                 self.write(MessageType::StartCaptureReply, 0, &reply.to_bytes());
             }
             (Pending::UpdateFilter, Answer::FilterReplaced) => {

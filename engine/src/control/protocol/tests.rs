@@ -273,6 +273,21 @@ fn stats_may_be_asked_for_at_any_time() {
 }
 
 #[test]
+fn sampling_holds_for_one_capture_that_starts() {
+    let mut bench = Bench::capturing();
+    bench.says(&message(11, &[1, 0, 0, 0, 0, 0, 0, 9]), &[reply(11)]);
+    // One that is refused has not used it.
+    bench.refuses = Some("not now");
+    bench.says(&start(2, 4000, &[RET_ALL]), &[error(12)]);
+    bench.refuses = None;
+    for _ in 0..2 {
+        bench.says(&start(2, 4000, &[RET_ALL]), &[reply(4)]);
+    }
+    let methods: Vec<_> = bench.starts.iter().map(|start| start.sampling.method).collect();
+    assert_eq!(methods, [0, 1, 1, 0]);
+}
+
+#[test]
 fn sampling_holds_for_the_next_capture_and_value_0_is_none() {
     let mut bench = Bench::capturing();
     for (payload, expected) in [

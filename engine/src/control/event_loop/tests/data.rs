@@ -144,6 +144,43 @@ fn a_data_port_where_nobody_listens_is_error_12_and_the_old_capture_goes_on() {
 }
 
 #[test]
+fn captures_over_tcp_that_were_let_wait_are_refused_when_others_took_the_places() {
+    let mut config = open_config();
+    config.timing.data = FAR;
+    let tap = Tap::start(config, 0);
+    let opened = |_| tap.connect().opened();
+    let mut awaited = tap.connect().opened();
+    let port = awaited.start_passive();
+    // A backlog that is full: the tap is connecting until the test accepts.
+    let slow = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    slow.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    slow.listen(0).unwrap();
+    let slow = TcpListener::from(slow);
+    let slow_address = slow.local_addr().unwrap();
+    let _in_the_way = TcpStream::connect(slow_address).unwrap();
+    let mut opening = tap.connect().opened();
+    opening.send(4, &startcap(SERVER_OPEN, slow_address.port()));
+    let mut others: Vec<_> = (0..16).map(opened).collect();
+    for other in &mut others {
+        other.ask(4, &STARTCAP);
+    }
+    let _data = awaited.data(port);
+    assert!(awaited.is_told_of_the_end().contains("Too many captures"));
+    slow.accept().unwrap();
+    let (kind, code, text) = opening.receive();
+    assert_eq!((kind, code), (1, 12));
+    assert!(String::from_utf8(text).unwrap().contains("16 captures run"));
+    assert_eq!(tap.capturing(), 16);
+    // Of those that have one, the next may be over TCP, and those that were refused may try again.
+    let port = others[0].start_passive();
+    let mut data = others[0].data(port);
+    tap.until_capturing(16);
+    receives(&mut data, &tap, b"frame");
+    others[1].ask(10, &[]);
+    awaited.ask(4, &STARTCAP);
+}
+
+#[test]
 fn a_stranger_on_the_data_port_is_closed_and_the_client_still_expected() {
     let tap = Tap::start(open_config(), 0);
     let mut client = tap.connect().opened();
@@ -232,6 +269,48 @@ fn a_client_that_does_not_read_its_data_holds_up_nobody() {
     tap.connect().capture(ANY_ETH);
     client.ask(10, &[]);
     client.ask(4, &STARTCAP);
+}
+
+#[test]
+fn a_client_whose_end_takes_long_holds_up_nobody_elses() {
+    let mut config = open_config();
+    config.timing.drain = Duration::from_secs(3600);
+    let tap = Tap::start(config, 0);
+    let mut slow = tap.connect().opened();
+    let port = slow.start_passive();
+    let _unread = slow.data(port);
+    tap.until_capturing(1);
+    let session = Arc::clone(&tap.sessions.load()[0]);
+    while session.stats.dropped(crate::stats::SessionDrop::TcpBacklog) == 0 {
+        tap.capture(&[7; 60_000]);
+    }
+    slow.send(10, &[]);
+    until("the slow end", || tap.capturing() == 0);
+    let mut other = tap.connect().opened();
+    for _ in 0..2 {
+        other.ask(4, &STARTCAP);
+    }
+    other.ask(10, &[]);
+    slow.0.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    slow.0.read_exact(&mut [0; 1]).unwrap_err();
+}
+
+#[test]
+fn stats_of_a_capture_of_one_interface_count_what_was_there() {
+    let tap = Tap::start(open_config(), 0);
+    let mut clients = ["eth0", ANY_ETH].map(|interface| {
+        let mut client = tap.connect();
+        client.capture(interface);
+        client
+    });
+    for _ in 0..3 {
+        tap.capture(b"frame");
+    }
+    let received = clients.each_mut().map(|client| client.ask(9, &[])[..4].to_vec());
+    assert_eq!(received[0], [0, 0, 0, 3], "and not the node's, which the test counts in tens");
+    assert_eq!(received[1][3] % 10, 0);
+    clients[0].ask(10, &[]);
+    assert_eq!(clients[0].ask(9, &[])[..4], [0, 0, 0, 3], "the last counts");
 }
 
 #[test]

@@ -213,6 +213,45 @@ fn null_is_refused_of_clients_unless_it_is_permitted() {
 }
 
 #[test]
+fn who_leaves_when_its_credentials_are_refused_is_a_failure_with_that_reason() {
+    let sensor = Sensor::new();
+    let mut config = with_password();
+    config.sensors = vec![sensor.target()];
+    config.timing.refusal = Duration::ZERO;
+    let tap = Tap::start(config, 0);
+    let failed = |place: usize, count: u64, why: &str| {
+        tap.until_status(place, "the failure", |status| status.failures >= count);
+        let error = tap.control.state()[place].last_error.clone().unwrap();
+        assert!(error.ends_with(why), "{error}");
+    };
+    let no_null = "null authentication is not permitted: there is a password";
+    // The end, and CLOSE.
+    let mut client = tap.connect();
+    client.send(8, &[0; 8]);
+    assert_eq!(client.receive().1, 18);
+    drop(client);
+    failed(1, 1, no_null);
+    let mut client = tap.connect();
+    assert_eq!(client.log_in("ann", "guess"), (1, 18));
+    client.send(6, &[]);
+    failed(1, 2, "wrong user or password");
+    // A sensor's the same.
+    let mut client = sensor.accept();
+    client.send(8, &[0; 8]);
+    assert_eq!(client.receive().1, 18);
+    drop(client);
+    failed(0, 1, no_null);
+    // Who gets in in the end just leaves.
+    let mut client = tap.connect();
+    client.log_in("ann", "guess");
+    assert_eq!(client.log_in("ann", "secret"), (0x88, 0));
+    client.send(6, &[]);
+    assert!(client.is_closed());
+    until("the end", || tap.clients() == 0);
+    assert_eq!(tap.control.state()[1].failures, 2);
+}
+
+#[test]
 fn a_wrong_password_is_answered_late_and_nobody_else_waits() {
     let mut config = with_password();
     config.timing.refusal = Duration::from_millis(300);
@@ -443,6 +482,33 @@ fn a_clients_connections_are_excluded_from_the_first_startcap_to_the_last_end() 
     client.ask(4, &STARTCAP);
     drop(client);
     until("the end", || flows.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_clients_data_are_excluded_before_the_first_probe_leaves() {
+    // An address of its own, where no other test's probes arrive.
+    let host = [127, 0, 0, 77];
+    let probes = std::net::UdpSocket::bind((IpAddr::from(host), crate::rpcap::PROBE_PORT)).unwrap();
+    probes.set_nonblocking(true).unwrap();
+    let at_beginning = probes.try_clone().unwrap();
+    let (early, seen) = mpsc::channel();
+    let mut config = open_config();
+    config.flows = OwnFlows::new(move |flow, begins| {
+        if begins && flow.tcp_port.is_none() {
+            early.send(at_beginning.recv(&mut [0; 8]).is_ok()).unwrap();
+        }
+    });
+    let tap = Tap::start(config, 0);
+    let mut client = tap.connect_from(host);
+    client.ask(8, &[0; 8]);
+    client.ask(3, ANY_ETH.as_bytes());
+    let mut request = STARTCAP;
+    request[8..10].copy_from_slice(&[0x80, 2]);
+    client.ask(4, &request);
+    assert!(!seen.recv_timeout(FAR).unwrap(), "a probe left before");
+    let mut first = [0; 8];
+    until("a probe", || probes.recv(&mut first).is_ok());
+    assert_eq!(first[..2], [0, 110]);
 }
 
 #[test]
