@@ -59,6 +59,18 @@ pub enum RpcapdError {
     /// The interfaces, for `ifname` and `ifaddr`.
     #[error("reading the interfaces failed")]
     Interfaces(#[source] io::Error),
+    /// A sensor's interface is not among those that -i said at the start, when the file is read
+    /// again.
+    #[error(
+        "sensor {sensor}: its interface {interface} is not tapped, which only a restart can change; \
+         start with -i any-eth for files to name any interface"
+    )]
+    NotTapped {
+        /// As the log calls it.
+        sensor: String,
+        /// What it is to open.
+        interface: String,
+    },
 }
 
 /// What is to be done.

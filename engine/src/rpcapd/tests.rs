@@ -129,3 +129,28 @@ fn without_a_file_there_is_nothing_to_read_again() {
     let (_, _, mut reloader) = run(&["-vn", "-a", "h"]).unwrap();
     assert!(reloader.reload().unwrap().is_none());
 }
+
+/// An Ethernet interface of this machine.
+fn interface() -> Option<String> {
+    let view = crate::net::snapshot(InterfaceSelection::default(), RoleOverrides::default());
+    view.unwrap().links.values().find(|link| link.is_ethernet).map(|link| link.name.clone())
+}
+
+#[test]
+fn a_file_whose_sensor_wants_an_interface_that_is_not_tapped_changes_nothing() {
+    let Some(present) = interface() else {
+        return eprintln!("SKIPPED: no Ethernet interface here for ifname=");
+    };
+    let (_folder, name) = file("ActiveClient = a,1\nNullAuthPermit = YES\n");
+    let new = format!("ActiveClient = a,1\nActiveClient = b,2,ifname={present}\n");
+    let (_, _, mut reloader) = run(&["-v", "-f", &name, "-i", "elsewhere"]).unwrap();
+    let (_, _, mut of_all) = run(&["-v", "-f", &name, "-i", "any-eth"]).unwrap();
+    fs::write(&name, new).unwrap();
+    let said = reloader.reload().unwrap_err().to_string();
+    let expected = format!("sensor b:2/{present}: its interface {present} is not tapped");
+    assert!(said.starts_with(&expected), "{said}");
+    assert_eq!(hosts(&of_all.reload().unwrap().unwrap()), ["a:1", &format!("b:2/{present}")]);
+    // A file that can be used is taken over all the same.
+    fs::write(&name, "ActiveClient = c,3\n").unwrap();
+    assert_eq!(hosts(&reloader.reload().unwrap().unwrap()), ["c:3"]);
+}
