@@ -137,13 +137,14 @@ impl Machine {
     }
 }
 
-/// Runs the tap until SIGTERM or SIGINT.
+/// Runs the tap until SIGTERM or SIGINT. SIGHUP, which a terminal sends when it closes, does not
+/// end it: caught by nobody, it would end the tap with its last batch unsent.
 ///
 /// # Errors
 ///
 /// See [`StartError`]; once it runs, only a signal ends it.
 pub fn run(config: &Config) -> Result<(), StartError> {
-    run_until_signal(config, &[SIGTERM, SIGINT], &mut || Ok::<_, io::Error>(None))
+    run_reloading(config, &mut || Ok::<_, io::Error>(None))
 }
 
 /// As [`run`], and SIGHUP takes over what `reload` returns: sensors, who may connect, and how they
@@ -156,20 +157,13 @@ pub fn run_reloading<E: std::error::Error + 'static>(
     config: &Config,
     reload: &mut dyn FnMut() -> Result<Option<Config>, E>,
 ) -> Result<(), StartError> {
-    run_until_signal(config, &[SIGTERM, SIGINT, SIGHUP], reload)
-}
-
-fn run_until_signal<E: std::error::Error + 'static>(
-    config: &Config,
-    signals: &[i32],
-    reload: &mut dyn FnMut() -> Result<Option<Config>, E>,
-) -> Result<(), StartError> {
     if config.sensors.is_empty() && config.listen.is_empty() {
         return Err(StartError::NoSensor);
     }
     let machine = Machine::check(config)?;
     // Before any thread starts, so that every thread leaves the signals to this one.
-    let mut signals = Signals::new(signals).map_err(system("catching signals"))?;
+    let mut signals =
+        Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("catching signals"))?;
     let tap = Tap::start(config, machine)?;
     announce(config);
     for signal in &mut signals {
