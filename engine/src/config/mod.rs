@@ -54,6 +54,8 @@ pub struct Config {
     pub interfaces: InterfaceSelection,
     /// `--sensor` with `--port`.
     pub sensors: Vec<SensorTarget>,
+    /// Names of sensors lead to IPv4 addresses only: `-4` of the reference's command line.
+    pub is_ipv4_only: bool,
     /// `--listen`.
     pub listen: Vec<ListenAddress>,
     /// `--allow-hosts`.
@@ -154,6 +156,7 @@ impl Config {
         Ok(Self {
             interfaces,
             sensors,
+            is_ipv4_only: false,
             listen: with("listen").parse(passive::listeners)?,
             allowed_hosts: with("allow-hosts").parse(passive::allowed_hosts)?,
             access: access(settings)?,
@@ -202,6 +205,7 @@ impl Config {
     pub fn control(&self, addresses: SensorAddresses) -> ControlConfig {
         ControlConfig {
             sensors: self.sensors.clone(),
+            is_ipv4_only: self.is_ipv4_only,
             sharing: self.sharing,
             encoding: self.encoding,
             datagram_bytes: self.datagram_bytes,

@@ -178,7 +178,7 @@ impl Sensor {
         loop {
             let next = match &mut self.link {
                 Link::Waiting { until } if *until > now => Next::Wait(Some(*until)),
-                Link::Waiting { .. } => self.look_up(resolver, now),
+                Link::Waiting { .. } => self.look_up(resolver, cx, now),
                 Link::Resolving => self.connect_next(cx, registry, now),
                 Link::Connecting { .. } => self.check_connect(cx, now),
                 Link::Open(connection) => match connection.step(now, cx) {
@@ -208,10 +208,10 @@ impl Sensor {
         }
     }
 
-    fn look_up(&mut self, resolver: &Resolver, now: Instant) -> Next {
+    fn look_up(&mut self, resolver: &Resolver, cx: &Context, now: Instant) -> Next {
         self.states.update(self.index, |status| status.state = SensorState::Connecting);
         self.link = Link::Resolving;
-        match resolver.look_up(self.index, &self.target) {
+        match resolver.look_up(self.index, &self.target, cx.config.is_ipv4_only) {
             Ok(Some(addresses)) => self.addresses = addresses.into(),
             Ok(None) => return Next::Wait(None),
             Err(error) => self.fail(&format!("cannot resolve the name: {error}"), now),

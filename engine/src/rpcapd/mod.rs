@@ -123,7 +123,8 @@ pub fn prepare(
         })?;
     }
     let loaded = load(&invocation, &variable)?;
-    let config = Config::new(&loaded.settings)?;
+    let mut config = Config::new(&loaded.settings)?;
+    config.is_ipv4_only = invocation.ipv4_only;
     if line.print_config {
         return Ok(Task::Print(loaded.settings.to_text()));
     }

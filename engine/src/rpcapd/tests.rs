@@ -46,6 +46,19 @@ fn the_start_of_the_reference_s_container_is_a_configuration() {
 }
 
 #[test]
+fn ipv4_only_holds_for_names_of_sensors_too_and_through_a_reload() {
+    let (_folder, name) = file("ActiveClient = h,1\nNullAuthPermit = YES\n");
+    for (args, is_ipv4_only) in [(&["-v", "-f", &name][..], false), (&["-v4", "-f", &name], true)] {
+        let (config, _, mut reloader) = run(args).unwrap();
+        let again = reloader.reload().unwrap().unwrap();
+        for config in [config, again] {
+            let control = config.control(crate::control::SensorAddresses::default());
+            assert_eq!(control.is_ipv4_only, is_ipv4_only, "{args:?}");
+        }
+    }
+}
+
+#[test]
 fn a_broken_file_is_named_with_line_and_text() {
     let (_folder, name) = file("NullAuthPermit = YES\nActiveClient = h,http\n");
     let said = run(&["-v", "-f", &name]).unwrap_err().to_string();
