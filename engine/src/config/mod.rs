@@ -94,6 +94,8 @@ pub struct Config {
     pub block_timeout_ms: u32,
     /// `--metrics`.
     pub metrics: Option<SocketAddr>,
+    /// How to call each flag.
+    names: Vec<(&'static str, String)>,
 }
 
 /// UDP ports of VXLAN (IANA and Linux) and Geneve.
@@ -154,6 +156,7 @@ impl Config {
             _ => Err(format!("{text:?} is neither auto nor af-packet")),
         })?;
         Ok(Self {
+            names: settings.names(),
             interfaces,
             sensors,
             is_ipv4_only: false,
@@ -219,6 +222,13 @@ impl Config {
             addresses,
             flows: OwnFlows::default(),
         }
+    }
+
+    /// How to call a setting in an error: the flag, or what its value came from.
+    #[must_use]
+    pub fn named(&self, flag: &'static str) -> String {
+        let found = self.names.iter().find(|(named, _)| *named == flag);
+        found.map_or_else(|| format!("--{flag}"), |(_, name)| name.clone())
     }
 
     /// The sensors' addresses that need no name server.

@@ -129,15 +129,19 @@ pub fn prepare(
         return Ok(Task::Print(loaded.settings.to_text()));
     }
     let mut remarks: Vec<String> = line.remarks().into_iter().chain(loaded.remarks).collect();
-    if config.access.null == NullAuth::Nobody && config.access.passwords.is_empty() {
-        remarks.push(
-            "nobody can authenticate: give -n, NullAuthPermit = YES, --password-file or \
-             PODTAP_PASSWORD (the system's own accounts, which the reference asks, are not asked)"
-                .into(),
-        );
+    if can_nobody_authenticate(&config) {
+        remarks.push(NOBODY.into());
     }
     let reloader = Reloader::new(invocation, Box::new(variable), &config);
     Ok(Task::Run { config: Box::new(config), remarks, reloader: Box::new(reloader) })
+}
+
+/// To be said at the start, and again when a file that is read again makes it so.
+const NOBODY: &str = "nobody can authenticate: give -n, NullAuthPermit = YES, --password-file or \
+     PODTAP_PASSWORD (the system's own accounts, which the reference asks, are not asked)";
+
+fn can_nobody_authenticate(config: &Config) -> bool {
+    config.access.null == NullAuth::Nobody && config.access.passwords.is_empty()
 }
 
 /// Settings that were read, and what is to be said of them.

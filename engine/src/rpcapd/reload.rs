@@ -10,7 +10,7 @@
 
 use std::ffi::OsString;
 
-use super::{Invocation, RpcapdError, load};
+use super::{Invocation, NOBODY, RpcapdError, can_nobody_authenticate, load};
 use crate::config::Config;
 use crate::control::SensorTarget;
 use crate::rpcap::ANY_ETH;
@@ -74,7 +74,8 @@ impl Reloader {
         let loaded = load(&self.invocation, &self.variable)?;
         let read = Config::new(&loaded.settings)?;
         self.check_tapped(&read)?;
-        for remark in &loaded.remarks {
+        let nobody = can_nobody_authenticate(&read).then_some(NOBODY);
+        for remark in loaded.remarks.iter().map(String::as_str).chain(nobody) {
             tracing::warn!("{remark}");
         }
         let Changes { added, removed, kept } =

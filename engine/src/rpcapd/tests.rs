@@ -167,3 +167,39 @@ fn a_file_whose_sensor_wants_an_interface_that_is_not_tapped_changes_nothing() {
     fs::write(&name, "ActiveClient = c,3\n").unwrap();
     assert_eq!(hosts(&reloader.reload().unwrap().unwrap()), ["c:3"]);
 }
+
+/// What is logged meanwhile.
+fn logged(doing: impl FnOnce()) -> String {
+    let (mut log, writer) = std::io::pipe().unwrap();
+    let subscriber = tracing_subscriber::fmt().with_writer(std::sync::Mutex::new(writer)).finish();
+    tracing::subscriber::with_default(subscriber, doing);
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut log, &mut text).unwrap();
+    text
+}
+
+#[test]
+fn a_file_read_again_by_which_nobody_can_authenticate_is_said_to_be_one() {
+    let (_folder, name) = file("ActiveClient = a,1\nNullAuthPermit = YES\n");
+    let (_, _, mut reloader) = run(&["-v", "-f", &name]).unwrap();
+    for (line, is_said) in [("YES", false), ("NO", true)] {
+        fs::write(&name, format!("ActiveClient = a,1\nNullAuthPermit = {line}\n")).unwrap();
+        let log = logged(|| drop(reloader.reload().unwrap()));
+        assert!(log.contains("read again"), "{log}");
+        assert_eq!(log.contains("nobody can authenticate"), is_said, "{log}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_machine_names_its_option() {
+    for (option, value, expected) in
+        [("-i", "nope0", "rpcapd -i: no such interface: nope0"), ("-z", "1000", "rpcapd -z: ")]
+    {
+        let (config, ..) = run(&["-vn", "-a", "h", option, value]).unwrap();
+        let error = crate::supervisor::Machine::check(&config).unwrap_err();
+        if matches!(error, crate::supervisor::StartError::Privilege { .. }) {
+            return eprintln!("SKIPPED: {error}");
+        }
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
+}
