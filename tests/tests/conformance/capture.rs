@@ -429,7 +429,7 @@ mod section_1_11_endcap {
     fn close_ends_the_capture() {
         in_namespace("CLOSE in a capture", |wire| {
             wire.wait_until_it_carries();
-            // Back soon after CLOSE, where it would else wait for half a minute.
+            // Passive: in active mode the tap would be back only after half a minute.
             let mut tap = Tap::passive(&["--encoding", "plain", "--null-auth"]);
             let mut first = Sensor::call(&mut tap);
             first.peer.plays(STARTCAP);
