@@ -61,16 +61,18 @@ pub enum StartError {
         purpose: &'static str,
     },
     /// Named interfaces that do not exist.
-    #[error("--interface: no such interface: {}", names.join(", "))]
+    #[error("{setting}: no such interface: {}", names.join(", "))]
     NoInterface {
+        /// The flag, or what its value came from.
+        setting: String,
         /// Their names.
         names: Vec<String>,
     },
     /// A setting that does not fit the machine.
     #[error("{setting}: {reason}")]
     Setting {
-        /// The flag.
-        setting: &'static str,
+        /// The flag, or what its value came from.
+        setting: String,
         /// What is wrong with it.
         reason: String,
     },
@@ -92,8 +94,8 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
     move |source| StartError::System { what, source }
 }
 
-fn refused(setting: &'static str, reason: impl ToString) -> StartError {
-    StartError::Setting { setting, reason: reason.to_string() }
+fn refused(config: &Config, flag: &'static str, reason: impl ToString) -> StartError {
+    StartError::Setting { setting: config.named(flag), reason: reason.to_string() }
 }
 
 /// What the machine has for a tap with this configuration.
@@ -127,23 +129,24 @@ impl Machine {
             .map_err(system("reading links, addresses and routes"))?;
         let names = config.interfaces.missing(&view);
         if !names.is_empty() {
-            return Err(StartError::NoInterface { names });
+            return Err(StartError::NoInterface { setting: config.named("interface"), names });
         }
         let cpus = core_affinity::get_core_ids().unwrap_or_default();
         let workers = config.workers.unwrap_or(cpus.len().max(1));
         let geometry = Geometry::from_budget(config.ring_memory, workers)
-            .map_err(|error| refused("--ring-memory", error))?;
+            .map_err(|error| refused(config, "ring-memory", error))?;
         Ok(Self { view, cpus, workers, geometry })
     }
 }
 
-/// Runs the tap until SIGTERM or SIGINT.
+/// Runs the tap until SIGTERM or SIGINT. SIGHUP, which a terminal sends when it closes, does not
+/// end it: caught by nobody, it would end the tap with its last batch unsent.
 ///
 /// # Errors
 ///
 /// See [`StartError`]; once it runs, only a signal ends it.
 pub fn run(config: &Config) -> Result<(), StartError> {
-    run_until_signal(config, &[SIGTERM, SIGINT], &mut || Ok::<_, io::Error>(None))
+    run_reloading(config, &mut || Ok::<_, io::Error>(None))
 }
 
 /// As [`run`], and SIGHUP takes over what `reload` returns: sensors, who may connect, and how they
@@ -156,20 +159,13 @@ pub fn run_reloading<E: std::error::Error + 'static>(
     config: &Config,
     reload: &mut dyn FnMut() -> Result<Option<Config>, E>,
 ) -> Result<(), StartError> {
-    run_until_signal(config, &[SIGTERM, SIGINT, SIGHUP], reload)
-}
-
-fn run_until_signal<E: std::error::Error + 'static>(
-    config: &Config,
-    signals: &[i32],
-    reload: &mut dyn FnMut() -> Result<Option<Config>, E>,
-) -> Result<(), StartError> {
     if config.sensors.is_empty() && config.listen.is_empty() {
         return Err(StartError::NoSensor);
     }
     let machine = Machine::check(config)?;
     // Before any thread starts, so that every thread leaves the signals to this one.
-    let mut signals = Signals::new(signals).map_err(system("catching signals"))?;
+    let mut signals =
+        Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("catching signals"))?;
     let tap = Tap::start(config, machine)?;
     announce(config);
     for signal in &mut signals {
@@ -220,7 +216,7 @@ impl Tap {
     fn start(config: &Config, machine: Machine) -> Result<Self, StartError> {
         let Machine { view, cpus, workers: count, geometry } = machine;
         let table = Table::new(config.dedup_memory, config.dedup_window_ns)
-            .map_err(|error| refused("--dedup-memory", error))?;
+            .map_err(|error| refused(config, "dedup-memory", error))?;
         let table = Arc::new(table);
         let fingerprinter = Fingerprinter::random()
             .map_err(|error| system("reading random bytes")(io::Error::other(error.to_string())))?;
@@ -263,7 +259,7 @@ impl Tap {
         });
         let metrics = metrics
             .transpose()
-            .map_err(|error| refused("--metrics", crate::error_chain(&error)))?;
+            .map_err(|error| refused(config, "metrics", crate::error_chain(&error)))?;
         tracing::info!(
             workers = count,
             ring_bytes = geometry.ring_bytes(),
@@ -397,8 +393,12 @@ fn start_control(
     let control = control::ControlConfig { flows, ..config.control(addresses) };
     let stats = stats.to_vec();
     let capture_stats = move || capture_stats(&stats);
-    Control::start(control, Arc::clone(sessions), monitor.view.clone(), capture_stats)
-        .map_err(system("starting the control thread"))
+    Control::start(control, Arc::clone(sessions), monitor.view.clone(), capture_stats).map_err(
+        |error| match error.get_ref().is_some_and(|why| why.is::<control::ListenError>()) {
+            true => refused(config, "listen", error),
+            false => system("starting the control thread")(error),
+        },
+    )
 }
 
 fn exported(

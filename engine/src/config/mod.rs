@@ -54,6 +54,8 @@ pub struct Config {
     pub interfaces: InterfaceSelection,
     /// `--sensor` with `--port`.
     pub sensors: Vec<SensorTarget>,
+    /// Names of sensors lead to IPv4 addresses only: `-4` of the reference's command line.
+    pub is_ipv4_only: bool,
     /// `--listen`.
     pub listen: Vec<ListenAddress>,
     /// `--allow-hosts`.
@@ -92,6 +94,8 @@ pub struct Config {
     pub block_timeout_ms: u32,
     /// `--metrics`.
     pub metrics: Option<SocketAddr>,
+    /// How to call each flag.
+    names: Vec<(&'static str, String)>,
 }
 
 /// UDP ports of VXLAN (IANA and Linux) and Geneve.
@@ -152,8 +156,10 @@ impl Config {
             _ => Err(format!("{text:?} is neither auto nor af-packet")),
         })?;
         Ok(Self {
+            names: settings.names(),
             interfaces,
             sensors,
+            is_ipv4_only: false,
             listen: with("listen").parse(passive::listeners)?,
             allowed_hosts: with("allow-hosts").parse(passive::allowed_hosts)?,
             access: access(settings)?,
@@ -202,6 +208,7 @@ impl Config {
     pub fn control(&self, addresses: SensorAddresses) -> ControlConfig {
         ControlConfig {
             sensors: self.sensors.clone(),
+            is_ipv4_only: self.is_ipv4_only,
             sharing: self.sharing,
             encoding: self.encoding,
             datagram_bytes: self.datagram_bytes,
@@ -215,6 +222,13 @@ impl Config {
             addresses,
             flows: OwnFlows::default(),
         }
+    }
+
+    /// How to call a setting in an error: the flag, or what its value came from.
+    #[must_use]
+    pub fn named(&self, flag: &'static str) -> String {
+        let found = self.names.iter().find(|(named, _)| *named == flag);
+        found.map_or_else(|| format!("--{flag}"), |(_, name)| name.clone())
     }
 
     /// The sensors' addresses that need no name server.

@@ -336,6 +336,11 @@ impl Settings {
         }
     }
 
+    /// Each flag, and how to call it.
+    pub(super) fn names(&self) -> Vec<(&'static str, String)> {
+        self.entries.iter().map(|(setting, ..)| (setting.flag, self.named(setting.flag))).collect()
+    }
+
     /// For `--print-config`: a line for each setting, with its origin.
     #[must_use]
     pub fn to_text(&self) -> String {

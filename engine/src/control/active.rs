@@ -234,7 +234,7 @@ impl Sensor {
         self.states.update(self.index, |status| status.state = SensorState::Connecting);
         // Relaxed: only uniqueness matters.
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        match resolver.look_up(number, &self.target) {
+        match resolver.look_up(number, &self.target, cx.config.is_ipv4_only) {
             Ok(Some(addresses)) => {
                 self.addresses = addresses.into();
                 self.link = Link::Resolving { awaited: None };

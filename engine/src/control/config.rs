@@ -168,6 +168,8 @@ impl Default for Timing {
 pub struct ControlConfig {
     /// Sensors in active mode.
     pub sensors: Vec<SensorTarget>,
+    /// Names of sensors lead to their IPv4 addresses only.
+    pub is_ipv4_only: bool,
     /// Who of them gets what.
     pub sharing: Sharing,
     /// UDP form of the data.

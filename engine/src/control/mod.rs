@@ -42,4 +42,5 @@ pub use event_loop::{CLIENTS, Control, MAX_CONNECTIONS, MAX_SENSORS, MAX_SESSION
 pub use hosts::AllowedHosts;
 #[cfg(test)]
 pub(crate) use listing::tests::node as tests_node;
+pub use passive::ListenError;
 pub use state::{SensorState, SensorStates, SensorStatus};

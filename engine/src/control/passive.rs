@@ -42,6 +42,14 @@ const BACKLOG: i32 = 128;
 /// A refusal is written to the log this often at most.
 const SAY: Duration = Duration::from_secs(1);
 
+/// An address that clients were to connect to.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct ListenError {
+    address: ListenAddress,
+    source: io::Error,
+}
+
 /// See the module.
 pub(super) struct Passive {
     listeners: Vec<Listener>,
@@ -92,7 +100,7 @@ impl Passive {
     ///
     /// # Errors
     ///
-    /// An address that cannot be listened on; the error names it.
+    /// An address that cannot be listened on: a [`ListenError`] within.
     pub(super) fn start(
         config: &ControlConfig,
         registry: &Registry,
@@ -106,8 +114,8 @@ impl Passive {
                 let address = socket.local_addr()?;
                 Ok(Listener { socket, address, is_ready: true, paused_until: None })
             });
-            listeners.push(listener.map_err(|error| {
-                io::Error::new(error.kind(), format!("cannot listen on {wanted}: {error}"))
+            listeners.push(listener.map_err(|source| {
+                io::Error::new(source.kind(), ListenError { address: *wanted, source })
             })?);
         }
         for listener in &listeners {
@@ -384,10 +392,20 @@ fn listen(wanted: &ListenAddress) -> io::Result<TcpListener> {
     let any = (Ipv6Addr::UNSPECIFIED, wanted.port).into();
     match wanted.ip {
         Some(ip) => listen_on((ip, wanted.port).into(), true),
-        // Where the kernel has no IPv6, every address is every IPv4 address.
-        None => listen_on(any, false)
-            .or_else(|_no_ipv6| listen_on((Ipv4Addr::UNSPECIFIED, wanted.port).into(), true)),
+        None => match listen_on(any, false) {
+            // Every address is then every IPv4 address.
+            Err(error) if is_without_ipv6(&error) => {
+                listen_on((Ipv4Addr::UNSPECIFIED, wanted.port).into(), true)
+            }
+            // Where a port is taken for IPv6, half of the clients would reach somebody else.
+            other => other,
+        },
     }
+}
+
+/// The kernel has no IPv6, or has it switched off.
+fn is_without_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
 fn listen_on(address: SocketAddr, is_v6_only: bool) -> io::Result<TcpListener> {
@@ -401,4 +419,36 @@ fn listen_on(address: SocketAddr, is_v6_only: bool) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(TcpListener::from_std(socket.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_taken_for_ipv6_only_is_taken() {
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+        let taken = match listen_on(any, true) {
+            Err(error) if is_without_ipv6(&error) => {
+                return eprintln!("SKIPPED: there is no IPv6 here: {error}");
+            }
+            other => other.unwrap(),
+        };
+        let port = taken.local_addr().unwrap().port();
+        let error = listen(&ListenAddress { ip: None, port }).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn only_a_kernel_without_ipv6_is_listened_on_by_ipv4() {
+        for (code, is_without) in [
+            (libc::EAFNOSUPPORT, true),
+            (libc::EADDRNOTAVAIL, true),
+            (libc::EADDRINUSE, false),
+            (libc::EACCES, false),
+            (libc::EMFILE, false),
+        ] {
+            assert_eq!(is_without_ipv6(&io::Error::from_raw_os_error(code)), is_without, "{code}");
+        }
+    }
 }

@@ -39,7 +39,7 @@ pub struct Invocation {
     /// `-v`.
     active_only: bool,
     /// `-4`.
-    ipv4_only: bool,
+    pub ipv4_only: bool,
     /// `-i`.
     interface: Option<String>,
     /// The other letters' settings.

@@ -59,6 +59,18 @@ pub enum RpcapdError {
     /// The interfaces, for `ifname` and `ifaddr`.
     #[error("reading the interfaces failed")]
     Interfaces(#[source] io::Error),
+    /// A sensor's interface is not among those that -i said at the start, when the file is read
+    /// again.
+    #[error(
+        "sensor {sensor}: its interface {interface} is not tapped, which only a restart can change; \
+         start with -i any-eth for files to name any interface"
+    )]
+    NotTapped {
+        /// As the log calls it.
+        sensor: String,
+        /// What it is to open.
+        interface: String,
+    },
 }
 
 /// What is to be done.
@@ -111,20 +123,25 @@ pub fn prepare(
         })?;
     }
     let loaded = load(&invocation, &variable)?;
-    let config = Config::new(&loaded.settings)?;
+    let mut config = Config::new(&loaded.settings)?;
+    config.is_ipv4_only = invocation.ipv4_only;
     if line.print_config {
         return Ok(Task::Print(loaded.settings.to_text()));
     }
     let mut remarks: Vec<String> = line.remarks().into_iter().chain(loaded.remarks).collect();
-    if config.access.null == NullAuth::Nobody && config.access.passwords.is_empty() {
-        remarks.push(
-            "nobody can authenticate: give -n, NullAuthPermit = YES, --password-file or \
-             PODTAP_PASSWORD (the system's own accounts, which the reference asks, are not asked)"
-                .into(),
-        );
+    if can_nobody_authenticate(&config) {
+        remarks.push(NOBODY.into());
     }
     let reloader = Reloader::new(invocation, Box::new(variable), &config);
     Ok(Task::Run { config: Box::new(config), remarks, reloader: Box::new(reloader) })
+}
+
+/// To be said at the start, and again when a file that is read again makes it so.
+const NOBODY: &str = "nobody can authenticate: give -n, NullAuthPermit = YES, --password-file or \
+     PODTAP_PASSWORD (the system's own accounts, which the reference asks, are not asked)";
+
+fn can_nobody_authenticate(config: &Config) -> bool {
+    config.access.null == NullAuth::Nobody && config.access.passwords.is_empty()
 }
 
 /// Settings that were read, and what is to be said of them.

@@ -10,9 +10,10 @@
 
 use std::ffi::OsString;
 
-use super::{Invocation, RpcapdError, load};
+use super::{Invocation, NOBODY, RpcapdError, can_nobody_authenticate, load};
 use crate::config::Config;
 use crate::control::SensorTarget;
+use crate::rpcap::ANY_ETH;
 
 /// The environment.
 type Variables = Box<dyn Fn(&str) -> Option<OsString> + Send>;
@@ -72,7 +73,9 @@ impl Reloader {
         }
         let loaded = load(&self.invocation, &self.variable)?;
         let read = Config::new(&loaded.settings)?;
-        for remark in &loaded.remarks {
+        self.check_tapped(&read)?;
+        let nobody = can_nobody_authenticate(&read).then_some(NOBODY);
+        for remark in loaded.remarks.iter().map(String::as_str).chain(nobody) {
             tracing::warn!("{remark}");
         }
         let Changes { added, removed, kept } =
@@ -90,5 +93,23 @@ impl Reloader {
         config.policy.control_ports = read.policy.control_ports;
         self.current = config.clone();
         Ok(Some(config))
+    }
+
+    /// What is tapped was settled at the start. A sensor that may open only something else would
+    /// be given nothing, and nobody would be told.
+    fn check_tapped(&self, read: &Config) -> Result<(), RpcapdError> {
+        let tapped = &self.current.interfaces;
+        for sensor in &read.sensors {
+            if let Some(interface) = &sensor.interface
+                && interface != ANY_ETH
+                && !tapped.matches(interface)
+            {
+                return Err(RpcapdError::NotTapped {
+                    sensor: sensor.to_string(),
+                    interface: interface.clone(),
+                });
+            }
+        }
+        Ok(())
     }
 }

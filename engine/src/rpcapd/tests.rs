@@ -46,6 +46,19 @@ fn the_start_of_the_reference_s_container_is_a_configuration() {
 }
 
 #[test]
+fn ipv4_only_holds_for_names_of_sensors_too_and_through_a_reload() {
+    let (_folder, name) = file("ActiveClient = h,1\nNullAuthPermit = YES\n");
+    for (args, is_ipv4_only) in [(&["-v", "-f", &name][..], false), (&["-v4", "-f", &name], true)] {
+        let (config, _, mut reloader) = run(args).unwrap();
+        let again = reloader.reload().unwrap().unwrap();
+        for config in [config, again] {
+            let control = config.control(crate::control::SensorAddresses::default());
+            assert_eq!(control.is_ipv4_only, is_ipv4_only, "{args:?}");
+        }
+    }
+}
+
+#[test]
 fn a_broken_file_is_named_with_line_and_text() {
     let (_folder, name) = file("NullAuthPermit = YES\nActiveClient = h,http\n");
     let said = run(&["-v", "-f", &name]).unwrap_err().to_string();
@@ -128,4 +141,65 @@ fn a_file_that_became_wrong_changes_nothing_and_says_why() {
 fn without_a_file_there_is_nothing_to_read_again() {
     let (_, _, mut reloader) = run(&["-vn", "-a", "h"]).unwrap();
     assert!(reloader.reload().unwrap().is_none());
+}
+
+/// An Ethernet interface of this machine.
+fn interface() -> Option<String> {
+    let view = crate::net::snapshot(InterfaceSelection::default(), RoleOverrides::default());
+    view.unwrap().links.values().find(|link| link.is_ethernet).map(|link| link.name.clone())
+}
+
+#[test]
+fn a_file_whose_sensor_wants_an_interface_that_is_not_tapped_changes_nothing() {
+    let Some(present) = interface() else {
+        return eprintln!("SKIPPED: no Ethernet interface here for ifname=");
+    };
+    let (_folder, name) = file("ActiveClient = a,1\nNullAuthPermit = YES\n");
+    let new = format!("ActiveClient = a,1\nActiveClient = b,2,ifname={present}\n");
+    let (_, _, mut reloader) = run(&["-v", "-f", &name, "-i", "elsewhere"]).unwrap();
+    let (_, _, mut of_all) = run(&["-v", "-f", &name, "-i", "any-eth"]).unwrap();
+    fs::write(&name, new).unwrap();
+    let said = reloader.reload().unwrap_err().to_string();
+    let expected = format!("sensor b:2/{present}: its interface {present} is not tapped");
+    assert!(said.starts_with(&expected), "{said}");
+    assert_eq!(hosts(&of_all.reload().unwrap().unwrap()), ["a:1", &format!("b:2/{present}")]);
+    // A file that can be used is taken over all the same.
+    fs::write(&name, "ActiveClient = c,3\n").unwrap();
+    assert_eq!(hosts(&reloader.reload().unwrap().unwrap()), ["c:3"]);
+}
+
+/// What is logged meanwhile.
+fn logged(doing: impl FnOnce()) -> String {
+    let (mut log, writer) = std::io::pipe().unwrap();
+    let subscriber = tracing_subscriber::fmt().with_writer(std::sync::Mutex::new(writer)).finish();
+    tracing::subscriber::with_default(subscriber, doing);
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut log, &mut text).unwrap();
+    text
+}
+
+#[test]
+fn a_file_read_again_by_which_nobody_can_authenticate_is_said_to_be_one() {
+    let (_folder, name) = file("ActiveClient = a,1\nNullAuthPermit = YES\n");
+    let (_, _, mut reloader) = run(&["-v", "-f", &name]).unwrap();
+    for (line, is_said) in [("YES", false), ("NO", true)] {
+        fs::write(&name, format!("ActiveClient = a,1\nNullAuthPermit = {line}\n")).unwrap();
+        let log = logged(|| drop(reloader.reload().unwrap()));
+        assert!(log.contains("read again"), "{log}");
+        assert_eq!(log.contains("nobody can authenticate"), is_said, "{log}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_machine_names_its_option() {
+    for (option, value, expected) in
+        [("-i", "nope0", "rpcapd -i: no such interface: nope0"), ("-z", "1000", "rpcapd -z: ")]
+    {
+        let (config, ..) = run(&["-vn", "-a", "h", option, value]).unwrap();
+        let error = crate::supervisor::Machine::check(&config).unwrap_err();
+        if matches!(error, crate::supervisor::StartError::Privilege { .. }) {
+            return eprintln!("SKIPPED: {error}");
+        }
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
 }

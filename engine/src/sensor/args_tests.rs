@@ -16,7 +16,9 @@ fn several_daemons_are_a_list_or_several_flags() {
     assert_eq!(args.connect, ["a:1", "b", "[::1]:3"]);
     assert!(args.reconnect);
     parse("--reconnect --listen 127.0.0.1:2003").unwrap_err();
-    parse("").unwrap_err();
+    let said = parse("").unwrap_err().to_string();
+    assert!(said.contains("--listen <ADDR:PORT>|--connect <HOST:PORT>"), "{said}");
+    parse("--listen 127.0.0.1:2003 --connect a").unwrap();
 }
 
 #[test]

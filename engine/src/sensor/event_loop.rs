@@ -265,7 +265,7 @@ impl EventLoop {
             let Some(listener) = &self.listener else { return };
             match listener.accept() {
                 Ok((stream, from)) => {
-                    let peer = SocketAddr::new(from.ip().to_canonical(), from.port());
+                    let peer = socket::canonical(from);
                     self.add(now, peer.ip().to_string(), peer, None, stream);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -344,8 +344,7 @@ impl EventLoop {
             let label = target.label.clone();
             match socket::connect(address) {
                 Ok(stream) => {
-                    let peer = SocketAddr::new(address.ip().to_canonical(), address.port());
-                    self.add(now, label, peer, Some(index), stream);
+                    self.add(now, label, socket::canonical(address), Some(index), stream);
                 }
                 Err(error) => {
                     let text = format!("cannot be connected to: {error}");

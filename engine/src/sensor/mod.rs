@@ -49,9 +49,10 @@ const MAX_CREDENTIAL: usize = 0xffff;
 
 /// Receive packets from taps, write them as pcapng.
 #[derive(Clone, Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("taps").required(true).multiple(true).args(["listen", "connect"])))]
 pub struct Args {
     /// Wait for taps in active mode here; 2003 is the port they expect.
-    #[arg(long, value_name = "ADDR:PORT", required_unless_present = "connect")]
+    #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
     /// Connect to passive daemons, at port 2002 if none is said; a list, repeatable. The run ends
     /// with an error if no daemon answers within 5 s, or all refuse.

@@ -48,13 +48,24 @@ impl Data {
     }
 }
 
-/// `local` with a port of the kernel's choice; an IPv4 address in IPv6 clothes becomes IPv4.
-fn ephemeral(mut local: SocketAddr) -> SocketAddr {
-    local.set_port(0);
-    if local.ip() != local.ip().to_canonical() {
-        local = SocketAddr::new(local.ip().to_canonical(), 0);
+/// An IPv4 address in IPv6 clothes becomes IPv4; any other stays whole, since without its scope
+/// (the interface) a link-local address leads nowhere.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip if ip == address.ip() => address,
+        ip => SocketAddr::new(ip, address.port()),
     }
-    local
+}
+
+/// The same host at another port.
+pub(super) fn at_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
+}
+
+/// `local` with a port of the kernel's choice.
+fn ephemeral(local: SocketAddr) -> SocketAddr {
+    at_port(canonical(local), 0)
 }
 
 fn open(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
@@ -121,6 +132,16 @@ pub(super) fn listen_for_data(local: SocketAddr) -> io::Result<TcpListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_local_peer_keeps_its_interface_at_every_port() {
+        let peer: SocketAddr = "[fe80::1%7]:2002".parse().unwrap();
+        assert_eq!(canonical(peer), peer);
+        assert_eq!(at_port(canonical(peer), 99), "[fe80::1%7]:99".parse().unwrap());
+        assert_eq!(ephemeral(peer), "[fe80::1%7]:0".parse().unwrap());
+        let mapped = "[::ffff:10.0.0.1]:5".parse().unwrap();
+        assert_eq!(canonical(mapped), "10.0.0.1:5".parse().unwrap());
+    }
 
     #[test]
     fn connections_are_probed_so_that_a_half_open_peer_is_noticed() {

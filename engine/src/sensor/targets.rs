@@ -52,13 +52,17 @@ impl Target {
         }
     }
 
-    /// `--connect`'s text: HOST, HOST:PORT, an address, \[V6]:PORT.
+    /// `--connect`'s text: HOST, HOST:PORT, an address, \[V6]:PORT; link-local ones with %INTERFACE.
     pub(super) fn resolve(text: &str, now: Instant) -> io::Result<Self> {
-        let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-        let addresses: Vec<SocketAddr> = match bare.parse::<IpAddr>() {
-            Ok(ip) => vec![SocketAddr::new(ip, PASSIVE_PORT)],
-            Err(_name) if text.contains(':') => text.to_socket_addrs()?.collect(),
-            Err(_name) => (text, PASSIVE_PORT).to_socket_addrs()?.collect(),
+        let in_brackets = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+        let is_address = |text: &str| text.contains('%') || text.parse::<IpAddr>().is_ok();
+        // What is split here goes as a pair: only the resolver knows an interface's number.
+        let addresses: Vec<SocketAddr> = match in_brackets {
+            Some((host, "")) => (host, PASSIVE_PORT).to_socket_addrs()?.collect(),
+            Some((host, port)) => (host, port_behind(port)?).to_socket_addrs()?.collect(),
+            None if is_address(text) => (text, PASSIVE_PORT).to_socket_addrs()?.collect(),
+            None if text.contains(':') => text.to_socket_addrs()?.collect(),
+            None => (text, PASSIVE_PORT).to_socket_addrs()?.collect(),
         };
         match addresses.is_empty() {
             true => Err(io::ErrorKind::NotFound.into()),
@@ -108,6 +112,12 @@ impl Target {
     }
 }
 
+/// `:PORT`.
+fn port_behind(text: &str) -> io::Result<u16> {
+    let port = text.strip_prefix(':').and_then(|port| port.parse().ok());
+    port.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no :PORT follows the address"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,11 +135,15 @@ mod tests {
             ("::1", "[::1]:2002"),
             ("[::1]", "[::1]:2002"),
             ("[::1]:7", "[::1]:7"),
+            ("fe80::1%lo", "[fe80::1%1]:2002"),
+            ("[fe80::1%lo]", "[fe80::1%1]:2002"),
+            ("[fe80::1%lo]:7", "[fe80::1%1]:7"),
+            ("[fe80::1%1]:7", "[fe80::1%1]:7"),
         ] {
             assert_eq!(address(text), expected.parse().unwrap(), "{text}");
         }
         assert_eq!(address("localhost").port(), 2_002);
-        for bad in ["", "127.0.0.1:x", "127.0.0.1:99999", "[::1", ":7:"] {
+        for bad in ["", "127.0.0.1:x", "127.0.0.1:99999", "[::1", "[::1]7", "[::1]:x", ":7:"] {
             Target::resolve(bad, Instant::now()).unwrap_err();
         }
     }

@@ -270,6 +270,24 @@ impl Tap {
         self.process.stderr()
     }
 
+    /// Waits until it has logged `words`.
+    ///
+    /// # Panics
+    ///
+    /// When it never does.
+    pub fn wait_for(&mut self, words: &str) {
+        self.process.wait_for(words, LIMIT).expect("the words");
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    ///
+    /// When it is not there.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal).expect("it runs");
+    }
+
     /// Waits for its end by itself.
     ///
     /// # Panics

@@ -1,7 +1,8 @@
 //! Captures by `podtap run` and `podtap replay`: known frames in, datagrams out, compared byte for
 //! byte.
 
-use std::net::UdpSocket;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tests::rpcap_spec::{
@@ -41,7 +42,16 @@ impl Sensor {
     /// Takes the tap's connection and opens `any-eth`.
     fn meet(tap: &mut Tap) -> Self {
         let (socket, port) = datagrams();
-        let mut peer = tap.accept();
+        Self::begin(tap.accept(), socket, port)
+    }
+
+    /// Connects to a passive tap and opens `any-eth`.
+    fn call(tap: &mut Tap) -> Self {
+        let (socket, port) = datagrams();
+        Self::begin(tap.connect(), socket, port)
+    }
+
+    fn begin(mut peer: Peer, socket: UdpSocket, port: u16) -> Self {
         peer.set_port(port);
         peer.plays(AUTH_AND_OPEN);
         Self { peer, socket }
@@ -86,6 +96,19 @@ impl Sensor {
 fn is_whole(packet: &Packet, frame: &[u8]) {
     assert_eq!(packet.data, frame);
     assert_eq!(packet.len as usize, frame.len());
+}
+
+/// Nothing has come to it.
+fn is_silent(socket: &UdpSocket) {
+    socket.set_nonblocking(true).expect("an option of every socket");
+    let got = socket.recv(&mut [0; 2000]).map_err(|error| error.kind());
+    assert_eq!(got, Err(ErrorKind::WouldBlock));
+}
+
+/// A TCP port that nobody listens on.
+fn closed_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
+    listener.local_addr().expect("it is bound").port()
 }
 
 fn frames(marks: std::ops::RangeInclusive<u8>) -> Vec<Vec<u8>> {
@@ -184,6 +207,16 @@ mod section_1_6_startcap {
             );
             send(wire, &frames(1..=2));
             sensor.gets(1, &frames(1..=2));
+            // One that is well said, but has nobody at its data port: TCP, the tap connects.
+            sensor.peer.set_port(closed_port());
+            sensor.peer.plays(
+                "
+                C 00 04 0000 0000001c 00040000 000000fa 0004 PORT 0001 0000 00000001 0006 00 00 00040000
+                D error 12
+                ",
+            );
+            send(wire, &frames(3..=4));
+            sensor.gets(3, &frames(3..=4));
         });
     }
 }
@@ -396,13 +429,34 @@ mod section_1_11_endcap {
     fn close_ends_the_capture() {
         in_namespace("CLOSE in a capture", |wire| {
             wire.wait_until_it_carries();
+            // Passive: in active mode the tap would be back only after half a minute.
+            let mut tap = Tap::passive(&["--encoding", "plain", "--null-auth"]);
+            let mut first = Sensor::call(&mut tap);
+            first.peer.plays(STARTCAP);
+            send(wire, &frames(1..=1));
+            first.gets(1, &frames(1..=1));
+            let mut second = Sensor::call(&mut tap);
+            second.peer.plays(STARTCAP);
+            first.peer.plays("C 00 06 0000 00000000\nD end");
+            send(wire, &frames(2..=3));
+            // What these frames are to the second capture, they would be to the first.
+            second.gets(1, &frames(2..=3));
+            second.peer.plays(ENDCAP);
+            is_silent(&first.socket);
+        });
+    }
+
+    #[test]
+    fn sighup_without_a_file_to_read_again_ends_nothing() {
+        in_namespace("SIGHUP", |wire| {
+            wire.wait_until_it_carries();
             let mut tap = Tap::run(&PLAIN);
             let mut sensor = Sensor::meet(&mut tap);
             sensor.peer.plays(STARTCAP);
-            sensor.peer.plays("C 00 06 0000 00000000\nD end");
-            send(wire, &frames(1..=3));
-            sensor.socket.set_nonblocking(true).expect("an option of every socket");
-            assert!(sensor.socket.recv(&mut [0; 2000]).is_err());
+            tap.signal(nix::sys::signal::Signal::SIGHUP);
+            tap.wait_for("there is no file to read again");
+            send(wire, &frames(1..=2));
+            sensor.gets(1, &frames(1..=2));
         });
     }
 }

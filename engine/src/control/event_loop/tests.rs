@@ -115,6 +115,7 @@ fn quick() -> Timing {
 fn config(sensors: &[SensorTarget]) -> ControlConfig {
     ControlConfig {
         sensors: sensors.to_vec(),
+        is_ipv4_only: false,
         sharing: crate::control::Sharing::default(),
         encoding: Encoding::Stream,
         datagram_bytes: None,

@@ -7,7 +7,6 @@
 //! ```
 
 use std::io::{self, Read};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
@@ -180,7 +179,7 @@ impl Tap {
             if port == 0 {
                 return Err(Trouble::new("data", "does not say at which port its data are"));
             }
-            let stream = socket::connect(SocketAddr::new(self.peer.ip(), port))
+            let stream = socket::connect(socket::at_port(self.peer, port))
                 .map_err(|error| data_trouble(&error))?;
             self.set_data(Data::Stream(stream), context)?;
         }
