@@ -57,6 +57,8 @@ pub struct Policy {
     pub any_interface: bool,
     /// TCP ports of the sensors' control connections.
     pub control_ports: Vec<u16>,
+    /// Where the tap listens for clients: address (any of the node's if `None`) and TCP port.
+    pub listeners: Vec<(Option<IpAddr>, u16)>,
     /// What a packet must match, at each point, to be looked at at all.
     pub node_filter: Option<Program>,
 }
@@ -94,6 +96,7 @@ pub struct Classifier {
     sensors: PrefixSet,
     flows: own::OwnFlows,
     control_ports: Vec<u16>,
+    listeners: Vec<(Option<Address>, u16)>,
     overlay_ports: Vec<u16>,
     has_ipip: bool,
     /// A packet may have a VLAN tag at one point and none, or another, at the next.
@@ -136,6 +139,11 @@ impl Classifier {
             sensors: PrefixSet::of_hosts(sensors.iter().copied()),
             flows: own::OwnFlows::default(),
             control_ports: policy.control_ports.clone(),
+            listeners: policy
+                .listeners
+                .iter()
+                .map(|(ip, port)| (ip.map(Into::into), *port))
+                .collect(),
             overlay_ports,
             has_ipip: has(&IP_OVERLAYS),
             // Without any link there is only the doubt.
@@ -245,11 +253,27 @@ impl Classifier {
         outer && (self.own.contains(headers.source) || self.own.contains(headers.destination))
     }
 
+    /// A client's control connection, with the password in it perhaps.
+    fn is_at_listener(&self, headers: &Headers) -> bool {
+        let Some((source, destination)) = headers.ports else { return false };
+        headers.protocol == protocol::TCP
+            && self.listeners.iter().any(|(ip, port)| {
+                let is_it = |address, end| {
+                    end == *port
+                        && ip.map_or_else(|| self.own.contains(address), |ip| ip == address)
+                };
+                is_it(headers.source, source) || is_it(headers.destination, destination)
+            })
+    }
+
     /// Datagrams to a sensor (whichever node's tap sent them), what ICMP says about them, and control
     /// connections.
     fn is_own_traffic(&self, data: &[u8], headers: &Headers) -> bool {
         if matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6) {
             return icmp::is_about_our_data(data, headers, &self.sensors, &self.flows, &self.own);
+        }
+        if self.is_at_listener(headers) {
+            return true;
         }
         let to_sensor = self.sensors.contains(headers.destination);
         if !to_sensor && !self.sensors.contains(headers.source) {

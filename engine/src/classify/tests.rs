@@ -207,6 +207,27 @@ fn what_icmp_says_about_the_taps_own_datagrams_is_nobodys() {
 }
 
 #[test]
+fn what_clients_say_to_the_tap_is_nobodys_from_the_first_byte() {
+    let (client, node) = ("10.0.1.101", "10.0.1.10");
+    let listening = |listener| Policy { listeners: vec![listener], ..policy() };
+    for listener in [(None, 2002), (Some(node.parse().unwrap()), 2002)] {
+        let c = Classifier::new(&listening(listener), &view(), &[]);
+        for ours in [tcp(client, node, (40_000, 2002)), tcp(node, client, (2002, 40_000))] {
+            assert_eq!(ask(&c, &at(&ours, POD, In)), Err(DropReason::OwnTraffic));
+        }
+        for foreign in [
+            tcp(client, node, (2002, 80)),
+            tcp(client, "10.0.1.102", (40_000, 2002)),
+            udp(client, node, (40_000, 2002), b"dns"),
+        ] {
+            ask(&c, &at(&foreign, POD, In)).unwrap();
+        }
+    }
+    let elsewhere = Classifier::new(&listening((Some([10, 9, 9, 9].into()), 2002)), &view(), &[]);
+    ask(&elsewhere, &at(&tcp(client, node, (40_000, 2002)), POD, In)).unwrap();
+}
+
+#[test]
 fn a_clients_own_connections_are_left_out_and_nothing_else_of_its_host() {
     // The client runs in a pod of this node, where a loss would hurt most.
     let client = "10.0.1.101";

@@ -136,6 +136,7 @@ impl Config {
         if election == Election::Source {
             refuse_overlap(&with("svcnet"), &svcnet, "PODNET", &podnet)?;
         }
+        let listen = with("listen").parse(passive::listeners)?;
         let policy = Policy {
             election,
             node_filter,
@@ -144,6 +145,7 @@ impl Config {
             untapped: with("untapped-net").parse(prefixes)?,
             overlay_ports: OVERLAY_PORTS.to_vec(),
             any_interface: interfaces.is_any(),
+            listeners: listen.iter().map(|address| (address.ip, address.port)).collect(),
             control_ports: sensors
                 .iter()
                 .map(|sensor| sensor.port)
@@ -160,7 +162,7 @@ impl Config {
             interfaces,
             sensors,
             is_ipv4_only: false,
-            listen: with("listen").parse(passive::listeners)?,
+            listen,
             allowed_hosts: with("allow-hosts").parse(passive::allowed_hosts)?,
             access: access(settings)?,
             allow_promisc: with("allow-promisc").parse(passive::switch)?,

@@ -60,11 +60,13 @@ struct Draining {
     next: Option<Next>,
 }
 
-/// A capture whose STARTCAP is answered when every worker has taken it over: a frame that comes
-/// after the answer is then captured.
+/// A STARTCAP or UPDATEFILTER that is answered when every worker has taken it over: a frame that
+/// comes after the answer, and that the kernel's filter did not admit before, is then captured.
 struct Starting {
     generation: u64,
     deadline: Instant,
+    /// `None` is STARTCAP's.
+    answer: Option<Answer>,
 }
 
 enum Next {
@@ -198,16 +200,25 @@ impl Captures {
         self.replace(None, now, cx);
     }
 
-    /// UPDATEFILTER.
-    pub(super) fn set_filter(&mut self, filter: Program, cx: &Context) -> Result<(), String> {
+    /// UPDATEFILTER. `Ok(None)` means that the answer comes by [`poll`](Self::poll).
+    pub(super) fn set_filter(
+        &mut self,
+        filter: Program,
+        now: Instant,
+        cx: &Context,
+    ) -> Result<Option<Answer>, String> {
+        let answer = Answer::FilterReplaced;
         if let Some(capture) = &self.running {
-            cx.sessions.set_filter(&capture.session, Some(filter));
-        } else if let Some(awaiting) = &mut self.awaiting {
-            awaiting.request.filter = filter;
-        } else {
-            return Err("No capture is running".to_owned());
+            let generation = cx.sessions.set_filter(&capture.session, Some(filter));
+            let deadline = now + cx.config.timing.drain;
+            self.starting = Some(Starting { generation, deadline, answer: Some(answer) });
+            return Ok(None);
         }
-        Ok(())
+        let Some(awaiting) = &mut self.awaiting else {
+            return Err("No capture is running".to_owned());
+        };
+        awaiting.request.filter = filter;
+        Ok(Some(answer))
     }
 
     /// STATS: of the capture that runs, else of the last one.
@@ -379,7 +390,7 @@ impl Captures {
             Some(Next::Run(capture)) => {
                 let generation = self.run(*capture, cx);
                 let deadline = now + cx.config.timing.drain;
-                self.starting = Some(Starting { generation, deadline });
+                self.starting = Some(Starting { generation, deadline, answer: None });
                 self.check_starting(now, cx)
             }
             Some(Next::Await(awaiting)) => {
@@ -392,7 +403,7 @@ impl Captures {
     }
 
     fn check_starting(&mut self, now: Instant, cx: &Context) -> Option<News> {
-        let Starting { generation, deadline } = self.starting.as_ref()?;
+        let Starting { generation, deadline, .. } = self.starting.as_ref()?;
         let is_seen = cx.sessions.is_seen(*generation);
         if !is_seen && now < *deadline {
             return None;
@@ -400,8 +411,8 @@ impl Captures {
         if !is_seen {
             tracing::debug!("a capture was confirmed before every worker had taken it over");
         }
-        self.starting = None;
-        Some(started(0))
+        let Starting { answer, .. } = self.starting.take()?;
+        Some(answer.map_or_else(|| started(0), |answer| News::Answer(Ok(answer))))
     }
 
     /// Gives the capture to the workers; the generation from which they have it.

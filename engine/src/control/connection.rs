@@ -400,9 +400,11 @@ impl Connection {
                 Ok(()) => return Ok(()),
                 Err(text) => Err(text),
             },
-            Action::UpdateFilter(filter) => {
-                self.captures.set_filter(filter, cx).map(|()| Answer::FilterReplaced)
-            }
+            Action::UpdateFilter(filter) => match self.captures.set_filter(filter, now, cx) {
+                Ok(Some(answer)) => Ok(answer),
+                Ok(None) => return Ok(()),
+                Err(text) => Err(text),
+            },
             Action::Stats => Ok(Answer::Counted(self.captures.stats(cx))),
             Action::End => {
                 self.captures.end(now, cx);

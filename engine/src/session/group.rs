@@ -35,7 +35,7 @@ pub struct Share {
 }
 
 /// The sessions that are open, and how some of them share.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Roster {
     sessions: Vec<Arc<Session>>,
     groups: Vec<Arc<Group>>,

@@ -446,12 +446,14 @@ impl Sessions {
 
     /// Gives an open session another filter. Workers take it between two batches, together with
     /// the socket filter that follows from it, and are woken to do so: the one in force may keep
-    /// every frame from them.
-    pub fn set_filter(&self, session: &Session, filter: Option<Program>) {
+    /// every frame from them. [`is_seen`](Self::is_seen) with the returned generation tells when
+    /// all have.
+    pub fn set_filter(&self, session: &Session, filter: Option<Program>) -> u64 {
         session.filter.replace(filter);
-        for waker in &self.wakers {
-            waker.wake();
-        }
+        // Held so that no change of the list is undone.
+        let _membership = self.membership();
+        // The same list under a new number, which workers look for.
+        self.publish(Roster::clone(&self.list.load()))
     }
 
     /// Worker `index` has flushed everything that `generation` ended.
