@@ -296,7 +296,7 @@ mod section_1_6_startcap {
         for script in [AUTH, FINDALLIF, OPEN] {
             peer.plays(script);
         }
-        peer.plays(&ASK.replacen("00040000", "00000060", 1));
+        peer.plays(&ASK.replacen("0000ffc7", "00000060", 1));
     }
 }
 
