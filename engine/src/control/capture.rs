@@ -26,6 +26,8 @@ pub(super) struct Capture {
     pub(super) session: Arc<Session>,
     /// The node's counters when it started: STATS counts from there.
     pub(super) baseline: Stats,
+    /// The size of datagrams that was last written to the log.
+    pub(super) said_size: u64,
     /// Our end of a TCP data connection, to see its end by.
     pub(super) stream: Option<TcpStream>,
     pub(super) _flows: [FlowGuard; 2],
@@ -65,6 +67,12 @@ impl Capture {
     pub(super) fn is_broken(&mut self, is_ready: bool) -> bool {
         // Over UDP, this is for the size of datagrams.
         let is_over = self.session.pump() == Pump::Broken;
+        let size = self.session.stats.datagram_size.load(Ordering::Relaxed);
+        if size != self.said_size {
+            let peer = self.session.spec.peer;
+            tracing::info!(%peer, before = self.said_size, now = size, "bytes of a datagram, at most");
+            self.said_size = size;
+        }
         let Some(stream) = &mut self.stream else { return false };
         if is_over || !is_ready {
             return is_over;

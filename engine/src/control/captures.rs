@@ -354,6 +354,7 @@ impl Captures {
         Capture {
             session,
             baseline: Stats::default(),
+            said_size: 0,
             stream,
             _flows: flows,
             _promiscuous: promiscuous,

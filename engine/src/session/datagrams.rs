@@ -74,15 +74,12 @@ impl Datagrams {
             Form::Plain | Form::Messages => size.load(Ordering::Relaxed),
         };
         // Relaxed: a run that was packed for the old size is cut anew.
-        let before = size.swap(now, Ordering::Relaxed);
+        size.store(now, Ordering::Relaxed);
+        // Control says it to the log: who holds up a worker's log line would hold up the data.
         stats.datagram_size.store(now as u64, Ordering::Relaxed);
-        if now != before {
-            tracing::info!(before, now, "the path takes datagrams of another size");
-        }
     }
 
-    /// Sends a run; what the kernel does not take is counted.
-    /// `waits` is how often a full socket may still be waited for.
+    /// Sends a run; what the kernel does not take is counted. `waits` is how often a full socket may still be waited for.
     pub(super) fn send(
         &mut self,
         run: &mut Box<Run>,
