@@ -272,11 +272,11 @@ mod tests {
         let packets: HashSet<_> = seen.iter().map(|s| (s.flow, s.direction, s.number)).collect();
         assert_eq!(packets.len(), seen.len(), "each packet once");
         let lost = lost + summary["totals"]["lost_packets"].as_u64().unwrap();
-        assert!(
-            lost > 0 || seen.len() as u64 == sent.sent + sent.answered,
-            "{} of {sent:?}",
-            seen.len()
-        );
+        // A worker may take the sessions over a moment after they show in the metrics,
+        // and there are other packets than the flows'.
+        let early = account["dropped"]["no_session"].as_u64().unwrap();
+        let most = seen.len() as u64 + early;
+        assert!(lost > 0 || most >= sent.sent + sent.answered, "{most} of {sent:?}: {account}");
     }
 
     /// Faults, one after the other, for so long. Returns what was done to whom, and when.
