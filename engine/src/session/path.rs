@@ -41,6 +41,10 @@ const LOOK_PROBING: Duration = Duration::from_millis(20);
 /// which the kernel forgets what ICMP told it.
 const RETRY: Duration = Duration::from_mins(10);
 
+/// A size beyond what is used unasked is confirmed again this often: a path may change where no
+/// router says so, and everything of that size would be lost from then on.
+const CONFIRM: Duration = Duration::from_mins(1);
+
 /// A probe under way.
 #[derive(Debug)]
 struct Probe {
@@ -76,6 +80,8 @@ pub(super) struct Path {
     /// UDP payload bytes that a datagram may have now.
     size: usize,
     probe: Option<Probe>,
+    /// When the size in use, which was confirmed, is to be confirmed again.
+    confirm: Option<Instant>,
     /// Nobody answered for this size; when it may be tried again.
     silent: Option<(usize, Instant)>,
     next_look: Instant,
@@ -115,6 +121,7 @@ impl Path {
             fits: most,
             size: most,
             probe: None,
+            confirm: None,
             silent: None,
             next_look: now,
         };
@@ -155,6 +162,7 @@ impl Path {
             _ if self.fits > self.size && !self.is_silent(now) => {
                 Probe { bytes: self.fits, sent: 0, next: now }
             }
+            _ if self.is_unsure(now) => Probe { bytes: self.size, sent: 0, next: now },
             _ => return is_lowered,
         };
         self.next_look = now + LOOK_PROBING;
@@ -166,7 +174,10 @@ impl Path {
                 }
                 self.probe = Some(probe);
             }
-            Fate::Arrived => self.size = probe.bytes,
+            Fate::Arrived => {
+                self.size = probe.bytes;
+                self.confirm = Some(now + CONFIRM);
+            }
             Fate::TooLarge => {
                 self.fits = self.route().unwrap_or(self.fits);
                 if self.fits >= probe.bytes {
@@ -176,9 +187,20 @@ impl Path {
                 self.lower();
                 return true;
             }
+            // Who answered before would have answered now.
+            Fate::Silence if probe.bytes == self.size && self.size > self.unconfirmed => {
+                self.size = self.unconfirmed;
+                self.keep_silent(&probe, now);
+                return true;
+            }
             Fate::Silence => self.keep_silent(&probe, now),
         }
         is_lowered
+    }
+
+    /// The size in use was confirmed too long ago.
+    fn is_unsure(&self, now: Instant) -> bool {
+        self.size > self.unconfirmed && self.confirm.is_some_and(|due| now >= due)
     }
 
     /// Nobody knows whether the probe arrived.
@@ -256,5 +278,39 @@ impl Probe {
         self.sent += 1;
         self.next = now + PROBE_WAIT;
         Fate::UnderWay
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks as often as it is due; the time afterwards.
+    fn follow(path: &mut Path, mut now: Instant, until: impl Fn(&Path) -> bool) -> Instant {
+        for _ in 0..200 {
+            if until(path) {
+                return now;
+            }
+            now = now.max(path.next_look) + Duration::from_millis(1);
+            path.look(now);
+        }
+        panic!("{path:?}");
+    }
+
+    #[test]
+    fn a_size_is_confirmed_again_and_left_when_nobody_answers_any_more() {
+        // An address of this test alone, since the port is the same for all.
+        let host = Ipv4Addr::new(127, 0, 33, 77);
+        let mut spec = super::super::tests::spec((host, 9).into());
+        spec.takes_large_datagrams = true;
+        let mut path = Path::new(&spec, true, Instant::now()).unwrap();
+        let now = follow(&mut path, Instant::now(), |path| path.size == MAX_UDP_PAYLOAD);
+        let first = path.confirm;
+        let now = follow(&mut path, now + CONFIRM, |path| path.confirm > first);
+        assert_eq!(path.size, MAX_UDP_PAYLOAD, "answered again");
+        // Who listens there answers nothing.
+        let _mute = UdpSocket::bind((host, PROBE_PORT)).unwrap();
+        let now = follow(&mut path, now + CONFIRM, |path| path.size < MAX_UDP_PAYLOAD);
+        assert_eq!((path.size, path.is_silent(now)), (REFERENCE_BYTES, true));
     }
 }
