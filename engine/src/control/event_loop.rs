@@ -10,6 +10,7 @@
 //! to a system call, and leaves no timer to forget.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
@@ -108,38 +109,25 @@ impl Control {
         }
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let connections = || {
-            let sensors = config.sensors.iter().enumerate();
-            sensors.flat_map(|(sensor, target)| (0..each).map(move |k| (sensor, target, k)))
-        };
-        let clients = || (!config.listen.is_empty()).then(|| CLIENTS.to_owned());
-        let names: Vec<_> =
-            config.sensors.iter().map(ToString::to_string).chain(clients()).collect();
-        let labels = connections().map(|(_, target, _)| target.to_string()).chain(clients());
-        let states = SensorStates::new(labels);
+        let clients = (!config.listen.is_empty()).then(|| CLIENTS.to_owned());
+        let names: Vec<_> = config.sensors.iter().map(ToString::to_string).collect();
+        let connections = names.iter().flat_map(|name| std::iter::repeat_n(name, each));
+        let states = SensorStates::new(connections.chain(&clients).cloned());
+        let names = names.into_iter().chain(clients).collect();
         let passive = Passive::start(&config, poll.registry(), Arc::clone(&waker), states.clone())?;
         let listening = passive.addresses();
         let stats = Arc::new(ControlStats::default());
         let timing = config.sharing.timing(&config.timing);
-        let now = Instant::now();
-        let sensors = connections().enumerate().map(|(index, (sensor, target, ordinal))| {
-            let share = config.sharing.share(target.to_string(), sensor, ordinal);
-            let role = Role { sensor, share };
-            Sensor::new(index, role, target.clone(), &timing, states.clone(), now)
-        });
-        let sensors = sensors.collect();
         let (stop, stops) = mpsc::channel();
         let (answers, resolved) = mpsc::channel();
         let (changes, changed) = mpsc::channel();
         let registry = poll.registry().try_clone()?;
-        let own =
-            |(index, target): (usize, &SensorTarget)| Some((index, target.interface.clone()?));
-        let interfaces = config.sensors.iter().enumerate().filter_map(own).collect();
-        let event_loop = EventLoop {
+        let sensors = config.sensors.clone();
+        let mut event_loop = EventLoop {
             poll,
             names,
-            timing: timing.clone(),
-            sensors,
+            timing,
+            sensors: Vec::new(),
             passive,
             resolver: Resolver { answers, waker: Arc::clone(&waker) },
             resolved,
@@ -156,9 +144,11 @@ impl Control {
                 sessions,
                 view,
                 capture_stats: Box::new(capture_stats),
-                interfaces,
+                interfaces: HashMap::new(),
             },
         };
+        let now = Instant::now();
+        sensors.iter().for_each(|target| event_loop.connect_to(target, now));
         let thread =
             thread::Builder::new().name("control".to_owned()).spawn(move || event_loop.run())?;
         Ok(Self { thread: Some(thread), stop, waker, changes, states, stats, listening })
@@ -274,9 +264,7 @@ impl EventLoop {
 
     /// See [`Control::reconfigure`].
     fn take_over(&mut self, config: ControlConfig, now: Instant) {
-        let Self { sensors, passive, states, cx, names, timing, .. } = self;
-        let sharing = cx.config.sharing;
-        let each = sharing.sessions_per_sensor.clamp(1, MAX_SESSIONS_PER_SENSOR);
+        let Self { sensors, passive, cx, .. } = self;
         passive.allow(config.allowed_hosts);
         cx.config.access = config.access;
         let (kept, left) = std::mem::take(sensors)
@@ -288,29 +276,35 @@ impl EventLoop {
             sensor.leave(cx);
         }
         for target in config.sensors {
-            if sensors.iter().any(|sensor| *sensor.target() == target) {
-                continue;
+            if self.sensors.iter().all(|sensor| *sensor.target() != target) {
+                tracing::info!(sensor = %target, "a new sensor");
+                self.connect_to(&target, now);
             }
-            let label = target.to_string();
-            if sensors.len() + each > MAX_CONNECTIONS {
-                tracing::error!(sensor = label, "not connected to: there are too many");
-                continue;
-            }
-            tracing::info!(sensor = label, "a new sensor");
-            let known = names.iter().position(|name| *name == label);
-            let sensor = known.unwrap_or_else(|| {
-                names.push(label.clone());
-                names.len() - 1
-            });
-            cx.sessions.count_sensor(sensor, &label);
-            cx.interfaces.extend(target.interface.clone().map(|name| (sensor, name)));
-            for ordinal in 0..each {
-                let taken: Vec<_> = sensors.iter().map(Sensor::index).collect();
-                let index = states.place(&label, &taken);
-                let share = sharing.share(label.clone(), sensor, ordinal);
-                let role = Role { sensor, share };
-                sensors.push(Sensor::new(index, role, target.clone(), timing, states.clone(), now));
-            }
+        }
+    }
+
+    /// From now on there are as many connections to a sensor as it is to have.
+    fn connect_to(&mut self, target: &SensorTarget, now: Instant) {
+        let Self { sensors, states, cx, names, timing, .. } = self;
+        let sharing = cx.config.sharing;
+        let each = sharing.sessions_per_sensor.clamp(1, MAX_SESSIONS_PER_SENSOR);
+        let label = target.to_string();
+        if sensors.len() + each > MAX_CONNECTIONS {
+            tracing::error!(sensor = label, "not connected to: there are too many");
+            return;
+        }
+        let known = names.iter().position(|name| *name == label);
+        let sensor = known.unwrap_or_else(|| {
+            names.push(label.clone());
+            names.len() - 1
+        });
+        cx.sessions.count_sensor(sensor, &label);
+        cx.interfaces.extend(target.interface.clone().map(|name| (sensor, name)));
+        for ordinal in 0..each {
+            let taken: Vec<_> = sensors.iter().map(Sensor::index).collect();
+            let index = states.place(&label, &taken);
+            let role = Role { sensor, share: sharing.share(label.clone(), sensor, ordinal) };
+            sensors.push(Sensor::new(index, role, target.clone(), timing, states.clone(), now));
         }
     }
 
