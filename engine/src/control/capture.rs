@@ -67,12 +67,6 @@ impl Capture {
     pub(super) fn is_broken(&mut self, is_ready: bool) -> bool {
         // Over UDP, this is for the size of datagrams.
         let is_over = self.session.pump() == Pump::Broken;
-        let size = self.session.stats.datagram_size.load(Ordering::Relaxed);
-        if size != self.said_size {
-            let peer = self.session.spec.peer;
-            tracing::info!(%peer, before = self.said_size, now = size, "bytes of a datagram, at most");
-            self.said_size = size;
-        }
         let Some(stream) = &mut self.stream else { return false };
         if is_over || !is_ready {
             return is_over;
@@ -90,6 +84,17 @@ impl Capture {
         }
         // It talks on: a client that does is none.
         true
+    }
+
+    /// Writes the size of datagrams to the log, if it is another than before: on control's thread,
+    /// since whoever holds up a worker's log line would hold up the data.
+    pub(super) fn say_size(&mut self) {
+        let size = self.session.stats.datagram_size.load(Ordering::Relaxed);
+        if size != self.said_size {
+            let peer = self.session.spec.peer;
+            tracing::info!(%peer, before = self.said_size, now = size, "bytes of a datagram, at most");
+            self.said_size = size;
+        }
     }
 
     /// Lets go of the data connection; the session closes it when all is sent.

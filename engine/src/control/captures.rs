@@ -65,8 +65,7 @@ struct Draining {
 struct Starting {
     generation: u64,
     deadline: Instant,
-    /// `None` is STARTCAP's.
-    answer: Option<Answer>,
+    answer: Answer,
 }
 
 enum Next {
@@ -211,7 +210,7 @@ impl Captures {
         if let Some(capture) = &self.running {
             let generation = cx.sessions.set_filter(&capture.session, Some(filter));
             let deadline = now + cx.config.timing.drain;
-            self.starting = Some(Starting { generation, deadline, answer: Some(answer) });
+            self.starting = Some(Starting { generation, deadline, answer });
             return Ok(None);
         }
         let Some(awaiting) = &mut self.awaiting else {
@@ -391,13 +390,13 @@ impl Captures {
             Some(Next::Run(capture)) => {
                 let generation = self.run(*capture, cx);
                 let deadline = now + cx.config.timing.drain;
-                self.starting = Some(Starting { generation, deadline, answer: None });
+                self.starting = Some(Starting { generation, deadline, answer: started(0) });
                 self.check_starting(now, cx)
             }
             Some(Next::Await(awaiting)) => {
                 let port = awaiting.port;
                 self.awaiting = Some(*awaiting);
-                Some(started(port))
+                Some(News::Answer(Ok(started(port))))
             }
             None => Some(News::Answer(Ok(Answer::Ended))),
         }
@@ -413,7 +412,7 @@ impl Captures {
             tracing::debug!("a capture was confirmed before every worker had taken it over");
         }
         let Starting { answer, .. } = self.starting.take()?;
-        Some(answer.map_or_else(|| started(0), |answer| News::Answer(Ok(answer))))
+        Some(News::Answer(Ok(answer)))
     }
 
     /// Gives the capture to the workers; the generation from which they have it.
@@ -436,7 +435,9 @@ impl Captures {
         let mut failure = None;
         // Looked at whether or not there was an event: a worker may have found the end.
         let is_ready = std::mem::take(&mut self.is_data_ready);
-        if capture.is_broken(is_ready) {
+        let is_broken = capture.is_broken(is_ready);
+        capture.say_size();
+        if is_broken {
             failure = Some("The data connection was closed");
         }
         let interface = capture.session.spec.interface.as_deref();
@@ -449,9 +450,8 @@ impl Captures {
     }
 }
 
-fn started(port: u16) -> News {
-    let reply = StartCaptureReply { buffer_bytes: CLIENT_BUFFER_BYTES, port };
-    News::Answer(Ok(Answer::Started(reply)))
+fn started(port: u16) -> Answer {
+    Answer::Started(StartCaptureReply { buffer_bytes: CLIENT_BUFFER_BYTES, port })
 }
 
 /// Whether promiscuous mode may be entered; a refusal is said once.
