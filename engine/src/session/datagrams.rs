@@ -75,7 +75,7 @@ impl Datagrams {
         };
         // Relaxed: a run that was packed for the old size is cut anew.
         size.store(now, Ordering::Relaxed);
-        // Control says it to the log: who holds up a worker's log line would hold up the data.
+        // Control says it to the log.
         stats.datagram_size.store(now as u64, Ordering::Relaxed);
     }
 

@@ -301,20 +301,9 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::frame;
     use super::*;
-    use crate::frame::{Direction, Frame, Offload, Point};
     use proptest::prelude::*;
-
-    fn frame(data: &[u8]) -> Frame<'_> {
-        Frame {
-            data,
-            wire_len: u32::try_from(data.len()).unwrap(),
-            timestamp_ns: 1_700_000_000_123_456_789,
-            point: Point { ifindex: 1, direction: Direction::In },
-            vlan: None,
-            offload: Offload::default(),
-        }
-    }
 
     fn limited(form: Form, datagram_bytes: usize) -> Run {
         let mut run = Run::new(form);

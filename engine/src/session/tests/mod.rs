@@ -32,7 +32,7 @@ pub(super) fn spec(peer: SocketAddr) -> SessionSpec {
     }
 }
 
-fn frame(data: &[u8]) -> Frame<'_> {
+pub(super) fn frame(data: &[u8]) -> Frame<'_> {
     Frame {
         data,
         wire_len: u32::try_from(data.len()).unwrap(),
