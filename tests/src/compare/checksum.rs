@@ -39,6 +39,14 @@ pub(crate) fn l4(addresses: &[u8], protocol: u8, segment: &[u8]) -> [u8; 2] {
     if protocol == 17 && checksum == [0, 0] { [0xff, 0xff] } else { checksum }
 }
 
+/// A checksum as a number, its two zeros being one.
+pub(crate) fn one_zero(high: u8, low: u8) -> u16 {
+    match u16::from_be_bytes([high, low]) {
+        0xffff => 0,
+        sum => sum,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

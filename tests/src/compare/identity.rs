@@ -56,7 +56,7 @@ impl Identity {
         self.key(packet)
     }
 
-    fn key(&self, packet: &Packet) -> Vec<u8> {
+    pub(crate) fn key(&self, packet: &Packet) -> Vec<u8> {
         let mut key = packet.data().to_vec();
         if let Some(ip) = packet.ip() {
             if packet.is_ipv6() {

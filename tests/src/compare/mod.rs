@@ -10,6 +10,7 @@
 //! time, and equal packets are counted: three sent must be three reported.
 
 mod checksum;
+mod counts;
 mod identity;
 mod packet;
 mod read;
@@ -17,9 +18,10 @@ mod report;
 mod segments;
 mod services;
 
+pub use counts::{Counts, Expected, Faults, count};
 pub use identity::{Checksums, Identity};
 pub use packet::Packet;
-pub use read::{ReadError, read};
+pub use read::{Frame, ReadError, read, read_frames};
 pub use report::{Report, Row};
 
 use crate::{lab::Service, traffic::Captured};
@@ -153,7 +155,7 @@ impl Comparison {
                     rows[kind].sensor += 1;
                     if !known {
                         rows[kind].unexpected += 1;
-                        examples[kind].unexpected(packet);
+                        examples[kind].add("unexpected", packet);
                     }
                 }
                 None => other_sensor += 1,
@@ -166,10 +168,10 @@ impl Comparison {
             rows[kind].missing += entry.sent.saturating_sub(entry.seen);
             rows[kind].doubled += entry.seen.saturating_sub(entry.sent);
             if entry.seen < entry.sent {
-                examples[kind].missing(entry.packet);
+                examples[kind].add("missing", entry.packet);
             }
             if entry.seen > entry.sent {
-                examples[kind].doubled(entry.packet);
+                examples[kind].add("doubled", entry.packet);
             }
         }
         for (row, examples) in rows.iter_mut().zip(examples) {

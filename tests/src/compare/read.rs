@@ -37,24 +37,44 @@ pub enum ReadError {
     },
 }
 
+/// A packet with what the capture knew of its frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The packet, from its network header on.
+    pub packet: Packet,
+    /// Who sent the frame on this link; `None` without an Ethernet header.
+    pub source_mac: Option<[u8; 6]>,
+    /// When it was captured, microseconds since 1970; 0 in files that are not plain pcap.
+    pub time_us: u64,
+}
+
 /// Reads all packets of a file.
 ///
 /// # Errors
 ///
 /// When the file is missing, no capture, incomplete, or of a link type that we cannot strip.
 pub fn read(path: &Path) -> Result<Vec<Packet>, ReadError> {
-    let file =
-        File::open(path).map_err(|source| ReadError::Open { path: path.to_owned(), source })?;
-    let mut packets = Vec::new();
-    read_blocks(file, &mut packets).map_err(|what| ReadError::Format {
-        path: path.to_owned(),
-        packets: packets.len(),
-        what,
-    })?;
-    Ok(packets)
+    Ok(read_frames(path)?.into_iter().map(|frame| frame.packet).collect())
 }
 
-fn read_blocks(file: File, packets: &mut Vec<Packet>) -> Result<(), String> {
+/// Reads all packets of a file, with what is known of their frames.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn read_frames(path: &Path) -> Result<Vec<Frame>, ReadError> {
+    let file =
+        File::open(path).map_err(|source| ReadError::Open { path: path.to_owned(), source })?;
+    let mut frames = Vec::new();
+    read_blocks(file, &mut frames).map_err(|what| ReadError::Format {
+        path: path.to_owned(),
+        packets: frames.len(),
+        what,
+    })?;
+    Ok(frames)
+}
+
+fn read_blocks(file: File, packets: &mut Vec<Frame>) -> Result<(), String> {
     let mut reader = create_reader(BUFFER_BYTES, file).map_err(|error| error.to_string())?;
     // Link type of each interface of the section; a pcap file has one.
     let mut links: Vec<Linktype> = Vec::new();
@@ -81,8 +101,9 @@ fn read_blocks(file: File, packets: &mut Vec<Packet>) -> Result<(), String> {
 fn take(
     block: PcapBlockOwned<'_>,
     links: &mut Vec<Linktype>,
-    packets: &mut Vec<Packet>,
+    packets: &mut Vec<Frame>,
 ) -> Result<(), String> {
+    let mut time_us = 0;
     let (interface, data, whole) = match &block {
         PcapBlockOwned::LegacyHeader(header) => {
             links.push(header.network);
@@ -96,7 +117,10 @@ fn take(
             links.push(interface.linktype);
             return Ok(());
         }
-        PcapBlockOwned::Legacy(packet) => (0, packet.data, packet.origlen),
+        PcapBlockOwned::Legacy(packet) => {
+            time_us = u64::from(packet.ts_sec) * 1_000_000 + u64::from(packet.ts_usec);
+            (0, packet.data, packet.origlen)
+        }
         PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
             (packet.if_id, packet.packet_data(), packet.origlen)
         }
@@ -111,7 +135,12 @@ fn take(
         .ok_or_else(|| format!("a packet of interface {interface}, which is not described"))?;
     let cut_short = usize::try_from(whole).is_ok_and(|whole| data.len() < whole);
     let (ethertype, network) = strip(*link, data)?;
-    packets.push(Packet::parse(ethertype, network.to_vec(), cut_short));
+    let source_mac = match *link {
+        Linktype::ETHERNET => data.get(6..12).and_then(|mac| mac.try_into().ok()),
+        _ => None,
+    };
+    let packet = Packet::parse(ethertype, network.to_vec(), cut_short);
+    packets.push(Frame { packet, source_mac, time_us });
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use super::packet::Packet;
 use serde::Serialize;
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 /// How many packets of each fault are shown.
 const EXAMPLES: usize = 3;
@@ -124,33 +124,18 @@ impl fmt::Display for Report {
 
 /// The first few packets of each fault.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Examples {
-    missing: Vec<String>,
-    doubled: Vec<String>,
-    unexpected: Vec<String>,
-}
+pub(crate) struct Examples(BTreeMap<&'static str, Vec<String>>);
 
 impl Examples {
-    pub(crate) fn missing(&mut self, packet: &Packet) {
-        push(&mut self.missing, "missing", packet);
-    }
-
-    pub(crate) fn doubled(&mut self, packet: &Packet) {
-        push(&mut self.doubled, "doubled", packet);
-    }
-
-    pub(crate) fn unexpected(&mut self, packet: &Packet) {
-        push(&mut self.unexpected, "unexpected", packet);
+    pub(crate) fn add(&mut self, fault: &'static str, packet: &Packet) {
+        let list = self.0.entry(fault).or_default();
+        if list.len() < EXAMPLES {
+            list.push(format!("{fault}: {packet}"));
+        }
     }
 
     pub(crate) fn into_lines(self) -> Vec<String> {
-        [self.missing, self.doubled, self.unexpected].concat()
-    }
-}
-
-fn push(list: &mut Vec<String>, fault: &str, packet: &Packet) {
-    if list.len() < EXAMPLES {
-        list.push(format!("{fault}: {packet}"));
+        self.0.into_values().flatten().collect()
     }
 }
 
