@@ -13,6 +13,7 @@
 
 pub mod balance;
 pub mod compare;
+pub mod exactly_once;
 pub mod lab;
 pub mod rpcap_spec;
 pub mod scenario;

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::ExitStatus,
     time::{Duration, Instant},
@@ -22,7 +22,7 @@ use std::{
 /// How long a process may take to start or to end.
 const LIMIT: Duration = Duration::from_secs(20);
 /// Where each tap serves its metrics, inside its own namespace.
-const METRICS: &str = "127.0.0.1:9100";
+const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9100);
 
 /// The binary under test: `$PODTAP_BIN`, else the one that `scripts/test` builds.
 ///
@@ -58,7 +58,21 @@ impl Sensor {
     ///
     /// When it does not come up.
     pub fn start(host: &Host, file: PathBuf, more: &[&str]) -> Result<Self, LabError> {
-        let listen = host.socket(2003).to_string();
+        Self::start_at(host, host.socket(2003), file, more)
+    }
+
+    /// As [`start`](Self::start), at another address of the host.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up.
+    pub fn start_at(
+        host: &Host,
+        listen: SocketAddr,
+        file: PathBuf,
+        more: &[&str],
+    ) -> Result<Self, LabError> {
+        let listen = listen.to_string();
         let mut command = host.command(podtap());
         command.args(["sensor", "--listen", &listen, "--json", "--write"]).arg(&file).args(more);
         let mut process = Process::start(command)?;
@@ -102,6 +116,7 @@ impl Sensor {
 pub struct Tap {
     process: Process,
     host: Host,
+    metrics: SocketAddr,
 }
 
 impl Tap {
@@ -122,11 +137,21 @@ impl Tap {
     ///
     /// When it does not become ready.
     pub fn start_with(node: &Host, flags: &[&str]) -> Result<Self, LabError> {
-        let mut command = node.command(podtap());
-        command.args(["run", "--metrics", METRICS]).args(flags);
-        let mut tap = Self { process: Process::start(command)?, host: node.clone() };
+        let mut tap = Self::launch_at(node, METRICS, flags)?;
         tap.wait_ready()?;
         Ok(tap)
+    }
+
+    /// As [`start_with`](Self::start_with), without waiting, and with metrics at another address:
+    /// for a second tap on a node.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn launch_at(node: &Host, metrics: SocketAddr, flags: &[&str]) -> Result<Self, LabError> {
+        let mut command = node.command(podtap());
+        command.args(["run", "--metrics", &metrics.to_string()]).args(flags);
+        Ok(Self { process: Process::start(command)?, host: node.clone(), metrics })
     }
 
     /// As [`start`](Self::start), without waiting for a sensor.
@@ -135,10 +160,9 @@ impl Tap {
     ///
     /// When it cannot be started.
     pub fn launch(node: &Host, sensor: &Host, more: &[&str]) -> Result<Self, LabError> {
-        let mut command = node.command(podtap());
         let to = sensor.v4().to_string();
-        command.args(["run", "--sensor", &to, "--metrics", METRICS]).args(more);
-        Ok(Self { process: Process::start(command)?, host: node.clone() })
+        let flags: Vec<&str> = ["--sensor", &to].into_iter().chain(more.iter().copied()).collect();
+        Self::launch_at(node, METRICS, &flags)
     }
 
     /// Its process id.
@@ -176,8 +200,7 @@ impl Tap {
     #[must_use]
     pub fn get(&self, path: &str) -> Option<String> {
         let ask = || {
-            let address: SocketAddr = METRICS.parse().ok()?;
-            let mut stream = TcpStream::connect_timeout(&address, LIMIT).ok()?;
+            let mut stream = TcpStream::connect_timeout(&self.metrics, LIMIT).ok()?;
             stream.set_read_timeout(Some(LIMIT)).ok()?;
             let request = format!("GET {path} HTTP/1.1\r\nHost: tap\r\nConnection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).ok()?;

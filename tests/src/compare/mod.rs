@@ -194,6 +194,25 @@ impl Comparison {
     }
 }
 
+/// Packets to services as they must be reported: to the backends that answered, or else those that
+/// the sensor has seen. Each keeps what comes with it.
+#[must_use]
+pub fn at_backends<T>(
+    services: &[Service],
+    sent: Vec<(Packet, T)>,
+    reported: &[Packet],
+) -> Vec<(Packet, T)> {
+    let packets: Vec<Packet> = sent.iter().map(|(packet, _with)| packet.clone()).collect();
+    let translation = services::Translation::learn(services, &packets, reported);
+    sent.into_iter().map(|(packet, with)| (translation.apply(&packet), with)).collect()
+}
+
+/// The segments that a link with this MTU carries for a packet.
+#[must_use]
+pub fn segments_of(packet: Packet, mtu: usize) -> Vec<Packet> {
+    segments::cut(packet, mtu)
+}
+
 /// One packet, as often as it was sent and reported.
 struct Entry<'a> {
     packet: &'a Packet,

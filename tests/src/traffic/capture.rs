@@ -294,6 +294,16 @@ impl Truth {
     ///
     /// As [`Capture::stop`].
     pub fn stop(mut self) -> Result<Vec<Captured>, LabError> {
+        self.settle()?;
+        self.captures.iter_mut().map(Capture::finish).collect()
+    }
+
+    /// Waits until nothing new comes at any point; the captures go on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Capture::stop`].
+    pub fn settle(&mut self) -> Result<(), LabError> {
         // They wait for the kernel at the same time.
         thread::scope(|scope| {
             let threads: Vec<_> =
@@ -301,8 +311,7 @@ impl Truth {
             threads.into_iter().try_for_each(|thread| {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             })
-        })?;
-        self.captures.iter_mut().map(Capture::finish).collect()
+        })
     }
 }
 

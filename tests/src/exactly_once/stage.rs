@@ -1,0 +1,163 @@
+//! What a run needs besides its traffic: the lab, captures of the truth, sensors and taps.
+//!
+//! ```text
+//! lab, services -> sensors -> captures of the truth -> taps --(traffic)--> quiet
+//!       -> end taps: accounts -> end sensors: files -> end captures
+//! ```
+
+use super::{
+    Ground, Options, SENSORS, services, tapped,
+    truth::{Testimony, Witness, unreadable},
+};
+use crate::{
+    compare::{self, Packet},
+    lab::{Lab, LabError, LabSpec, Service},
+    tap::{Sensor, Tap, settle_accounts},
+};
+use serde_json::Value;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+const PODNET: &str = "10.0.0.0/16";
+const SVCNET: &str = "172.20.0.0/16";
+/// The nodes' subnets, all of which run taps, but for their router.
+const TAPPED: &str = "10.0.1.0/24,10.0.2.0/24,fd00:10:1::/64,fd00:10:2::/64";
+const UNTAPPED: &str = "10.0.1.1,10.0.2.1,fd00:10:1::1,fd00:10:2::1";
+
+/// A running stage.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) lab: Lab,
+    services: Vec<Service>,
+    witness: Witness,
+    ours: Taps,
+    reference: Option<Taps>,
+    directory: PathBuf,
+}
+
+/// What was seen, by whom.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) testimony: Testimony,
+    pub(super) ours: Reported,
+    pub(super) reference: Option<Reported>,
+}
+
+/// What one pair of taps reported.
+#[derive(Debug)]
+pub(super) struct Reported {
+    pub(super) packets: Vec<Packet>,
+    pub(super) accounts: Vec<Value>,
+    pub(super) summary: Value,
+    /// Frames that the rings lost.
+    pub(super) ring_lost: u64,
+}
+
+/// Taps on all nodes, and their sensor.
+#[derive(Debug)]
+struct Taps {
+    name: &'static str,
+    sensor: Sensor,
+    taps: Vec<Tap>,
+}
+
+impl Stage {
+    pub(super) fn up(options: Options<'_>) -> Result<Self, LabError> {
+        let lab = Lab::up(LabSpec::unique().nodes(2).pods(2).ipv6())?;
+        let ground = Ground { lab: &lab, directory: options.directory, size: options.size };
+        let services = services::all(&ground);
+        for service in &services {
+            lab.add_service(service)?;
+        }
+        for sensor in SENSORS {
+            lab.sensor().exec(["ip", "address", "add", &format!("{sensor}/24"), "dev", "eth0"])?;
+        }
+        let mut witness = Witness::start(&lab, options.directory)?;
+        let mut flags = vec![
+            "--podnet",
+            PODNET,
+            "--svcnet",
+            SVCNET,
+            "--tapped-net",
+            TAPPED,
+            "--untapped-net",
+            UNTAPPED,
+        ];
+        flags.extend(options.flags);
+        let mut ours = Taps::launch("source", &lab, 0, options, &flags)?;
+        let mut reference = None;
+        if options.reference {
+            let flags = ["--podnet", PODNET, "--svcnet", SVCNET, "--election", "ports"];
+            reference = Some(Taps::launch("ports", &lab, 1, options, &flags)?);
+        }
+        ours.wait_ready()?;
+        if let Some(reference) = &mut reference {
+            reference.wait_ready()?;
+        }
+        witness.begin();
+        let directory = options.directory.to_owned();
+        Ok(Self { lab, services, witness, ours, reference, directory })
+    }
+
+    pub(super) fn end(self) -> Result<Seen, LabError> {
+        let Self { lab, services, mut witness, ours, reference, directory } = self;
+        witness.wait_for_quiet()?;
+        let ours = ours.end(&directory)?;
+        let reference = reference.map(|taps| taps.end(&directory)).transpose()?;
+        let testimony = witness.end(&services, &ours.packets)?;
+        drop(lab);
+        Ok(Seen { testimony, ours, reference })
+    }
+}
+
+impl Taps {
+    fn launch(
+        name: &'static str,
+        lab: &Lab,
+        which: u16,
+        options: Options<'_>,
+        flags: &[&str],
+    ) -> Result<Self, LabError> {
+        let address = SENSORS[usize::from(which)];
+        let file = options.directory.join(format!("sensor-{name}.pcapng"));
+        let sensor = Sensor::start_at(lab.sensor(), SocketAddr::new(address, 2003), file, &[])?;
+        let metrics = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9100 + which);
+        let others: Vec<String> = SENSORS
+            .iter()
+            .filter(|other| **other != address)
+            .map(|other| format!("not host {other}"))
+            .collect();
+        let (to, filter) = (address.to_string(), others.join(" and "));
+        let mut all = vec!["--sensor", &to];
+        if options.reference {
+            all.extend(["--filter", &filter]);
+        }
+        all.extend(flags);
+        let taps = tapped(lab)
+            .iter()
+            .map(|node| Tap::launch_at(node, metrics, &all))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { name, sensor, taps })
+    }
+
+    fn wait_ready(&mut self) -> Result<(), LabError> {
+        self.taps.iter_mut().try_for_each(Tap::wait_ready)
+    }
+
+    fn end(self, directory: &Path) -> Result<Reported, LabError> {
+        let Self { name, sensor, taps } = self;
+        let mut accounts = Vec::new();
+        for (number, tap) in (1..).zip(taps) {
+            accounts.push(tap.stop_logging(&directory.join(format!("tap-{name}-{number}.log")))?);
+        }
+        let file = sensor.file.clone();
+        let summary = sensor.stop()?;
+        let ring_lost = settle_accounts(&accounts, &summary).map_err(|detail| {
+            LabError::Unexpected { what: format!("the accounts of taps {name}"), detail }
+        })?;
+        let packets = compare::read(&file).map_err(unreadable)?;
+        Ok(Reported { packets, accounts, summary, ring_lost })
+    }
+}
