@@ -45,12 +45,7 @@ pub(super) const HIGH_PORT: u16 = 50051;
 /// Row 13: the pod's port is above the host process's.
 pub(super) const PROBED_PORT: u16 = 50013;
 
-const TCP: u8 = 6;
 const UDP: u8 = 17;
-
-fn is_tcp(packet: &Packet) -> bool {
-    packet.protocol() == Some(TCP)
-}
 
 fn is_udp(packet: &Packet) -> bool {
     packet.protocol() == Some(UDP)

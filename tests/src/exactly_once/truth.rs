@@ -109,6 +109,7 @@ impl Witness {
         reported: &[Packet],
     ) -> Result<Testimony, LabError> {
         let Self { truth, points, pods, nodes, from_us, until_us } = self;
+        let translated = services.iter().map(|service| service.address.ip()).collect();
         let captures = truth.stop()?;
         let mut untrusted = Vec::new();
         let mut sent: Vec<(Packet, bool)> = Vec::new();
@@ -119,9 +120,11 @@ impl Witness {
                     address.is_some_and(|address| of.contains(&address))
                 };
                 let counts = match point {
+                    // An answer that a service's address has been put on was sent by a pod.
                     Point::Pod(mac) => {
                         frame.source_mac.as_ref() == Some(mac)
                             || !known(frame.packet.source(), &pods)
+                                && !known(frame.packet.source(), &translated)
                     }
                     Point::Outside => {
                         known(frame.packet.source(), &nodes)
