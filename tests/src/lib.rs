@@ -16,5 +16,6 @@ pub mod compare;
 pub mod lab;
 pub mod rpcap_spec;
 pub mod scenario;
+mod sys;
 pub mod tap;
 pub mod traffic;
