@@ -1,4 +1,4 @@
-//! An AF_PACKET socket on one interface of the calling thread's namespace.
+//! An AF_PACKET socket on one interface, or all, of the calling thread's namespace.
 //!
 //! ```text
 //! receive: [vnet header][frame without tag] + cmsg PACKET_AUXDATA (tag) + sockaddr_ll (direction)
@@ -31,15 +31,25 @@ pub(crate) struct Frame {
     pub(crate) tci: Option<Tci>,
     /// The host sends it (it does not come in).
     pub(crate) is_outgoing: bool,
+    /// Index of the interface.
+    pub(crate) interface: u32,
 }
 
-/// A non-blocking socket that gets, and sends, all frames of one interface.
+/// A non-blocking socket that gets all frames of its interface, and sends there.
 #[derive(Debug)]
 pub(crate) struct PacketSocket(Socket);
 
 impl PacketSocket {
     pub(crate) fn open(interface: &str) -> io::Result<Self> {
-        let index = if_nametoindex(interface)?;
+        Self::bound(if_nametoindex(interface)?)
+    }
+
+    /// On all interfaces of the namespace, also those to come; to receive only.
+    pub(crate) fn open_all() -> io::Result<Self> {
+        Self::bound(0)
+    }
+
+    fn bound(index: u32) -> io::Result<Self> {
         let all = u16::try_from(libc::ETH_P_ALL).unwrap_or(3).to_be();
         // Without a protocol, so that it gets nothing before it is bound.
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
@@ -92,6 +102,7 @@ impl PacketSocket {
             length,
             tci: tag(control),
             is_outgoing: source.sll_pkttype == libc::PACKET_OUTGOING,
+            interface: u32::try_from(source.sll_ifindex).unwrap_or(0),
         })
     }
 
