@@ -17,5 +17,6 @@ pub mod exactly_once;
 pub mod lab;
 pub mod rpcap_spec;
 pub mod scenario;
+mod sys;
 pub mod tap;
 pub mod traffic;

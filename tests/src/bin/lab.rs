@@ -98,7 +98,8 @@ fn run(command: Command) -> Result<ExitCode, LabError> {
     match command {
         Command::Up { name, nodes, pods, ipv6, mtu, no_pod_offloads } => {
             let pod_offloads = !no_pod_offloads;
-            let lab = Lab::up(LabSpec { name, nodes, pods, ipv6, mtu, pod_offloads })?;
+            let spec = LabSpec { nodes, pods, ipv6, mtu, pod_offloads, ..LabSpec::new(name) };
+            let lab = Lab::up(spec)?;
             print(&lab)?;
             lab.keep();
         }
@@ -116,7 +117,7 @@ fn run(command: Command) -> Result<ExitCode, LabError> {
             return Ok(ExitCode::from(code));
         }
         Command::Service { name, protocol, address, backends } => {
-            Lab::attach(&name)?.add_service(&Service { address, protocol, backends })?;
+            Lab::attach(&name)?.add_service(&Service::new(protocol, address, &backends))?;
         }
         Command::Status { name: Some(name) } => print(&Lab::attach(&name)?)?,
         Command::Status { name: None } => {

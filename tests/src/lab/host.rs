@@ -1,6 +1,12 @@
 //! A host of the lab - pod, node, router, internet host, sensor - as something to run things on.
 
-use super::{error::LabError, namespace, process::Process};
+use super::{
+    error::LabError,
+    namespace,
+    pods::{PodId, PodKind},
+    process::Process,
+    spec::{self, LabSpec},
+};
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
 use std::{
     collections::BTreeSet,
@@ -167,21 +173,52 @@ impl Host {
 #[derive(Clone, Debug)]
 pub struct Pod {
     pub(crate) host: Host,
-    pub(crate) node: u8,
+    pub(crate) id: PodId,
     pub(crate) host_veth: String,
 }
 
 impl Pod {
+    pub(crate) fn describe(spec: &LabSpec, id: PodId) -> Self {
+        let name = id.name();
+        let host = Host {
+            namespace: spec::prefix(&spec.name) + &name,
+            name,
+            v4: id.v4(),
+            v6: spec.ipv6.then_some(id.v6()),
+            // On a bridge there are others.
+            neighbour_mac: (id.kind != PodKind::Overlay).then(|| id.host_mac()),
+        };
+        Self { host, id, host_veth: id.host_veth() }
+    }
+
     /// Number of the node it lives on.
     #[must_use]
     pub fn node(&self) -> u8 {
-        self.node
+        self.id.node
+    }
+
+    /// How it is connected.
+    #[must_use]
+    pub fn kind(&self) -> PodKind {
+        self.id.kind
     }
 
     /// Name of its veth's other end, on the node.
     #[must_use]
     pub fn host_veth(&self) -> &str {
         &self.host_veth
+    }
+
+    /// The VLAN device of its branch ENI, on the node: for [`PodKind::Branch`].
+    #[must_use]
+    pub fn branch_device(&self) -> Option<String> {
+        (self.id.kind == PodKind::Branch).then(|| self.id.branch_device())
+    }
+
+    /// The VLAN of its branch ENI: for [`PodKind::Branch`].
+    #[must_use]
+    pub fn vlan(&self) -> Option<u16> {
+        (self.id.kind == PodKind::Branch).then(|| u16::from(self.id.number))
     }
 }
 
@@ -197,27 +234,50 @@ impl Deref for Pod {
 #[derive(Clone, Debug)]
 pub struct Node {
     pub(crate) host: Host,
+    pub(crate) number: u8,
     pub(crate) pods: Vec<Pod>,
 }
 
 impl Node {
-    /// Its pod of this number, from 1.
+    /// Its ordinary pod of this number, from 1.
     ///
     /// # Panics
     ///
     /// When there is none: a mistake in the test.
     #[must_use]
     pub fn pod(&self, number: usize) -> &Pod {
-        number
-            .checked_sub(1)
-            .and_then(|index| self.pods.get(index))
-            .unwrap_or_else(|| panic!("{} has no pod {number}", self.host.name))
+        self.pod_of(PodKind::Plain, number)
     }
 
-    /// All its pods.
+    /// Its pod of this kind and number, from 1.
+    ///
+    /// # Panics
+    ///
+    /// When there is none: a mistake in the test.
+    #[must_use]
+    pub fn pod_of(&self, kind: PodKind, number: usize) -> &Pod {
+        self.pods
+            .iter()
+            .find(|pod| pod.id.kind == kind && usize::from(pod.id.number) == number)
+            .unwrap_or_else(|| panic!("{} has no pod {number} of {kind:?}", self.host.name))
+    }
+
+    /// All its pods, ordinary ones first.
     #[must_use]
     pub fn pods(&self) -> &[Pod] {
         &self.pods
+    }
+
+    /// Its number, from 1.
+    #[must_use]
+    pub fn number(&self) -> u8 {
+        self.number
+    }
+
+    /// Its own address on the secondary ENI, where it has one.
+    #[must_use]
+    pub fn eni_v4(&self) -> Ipv4Addr {
+        spec::eni_v4(self.number)
     }
 }
 

@@ -12,39 +12,48 @@
 //!  node2-pod1 --eni..-- node2 --eth0--/
 //! ```
 //!
+//! More of it on demand: pods behind secondary ENIs, branch ENIs or an overlay ([`PodKind`]),
+//! bare instances (`db`, `cache`), services with node ports, NodeLocal DNS.
+//!
 //! Several labs live side by side; all of a lab is in its namespaces (`pt-NAME-HOST`) and one
 //! file, `/run/podtap-lab/NAME.json`. Dropping a [`Lab`] removes everything, the processes that
 //! run in it included.
 
+mod build;
 mod error;
 mod host;
+mod live;
 mod namespace;
 mod nat;
+mod pods;
 mod process;
+mod relay;
+mod service;
 mod spec;
+mod uplinks;
 mod wiring;
 
 pub use error::LabError;
 pub use host::{Host, Node, Pod};
 pub(crate) use namespace::ip_batch;
-pub use nat::{Protocol, Service};
+pub use pods::PodKind;
 pub use process::Process;
+pub use relay::Trunk;
+pub use service::{Protocol, Refusal, Service};
 pub use spec::{LabSpec, PODNET, PODNET_V6, SVCNET, SVCNET_V6};
 
 use nix::unistd::geteuid;
 use std::{
     fs,
     io::ErrorKind,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     path::{Path, PathBuf},
     process::Command,
-    thread,
-    time::{Duration, Instant},
 };
 
 const STATE_DIRECTORY: &str = "/run/podtap-lab";
-/// How long the kernel may take to report all links running.
-const LINKS_LIMIT: Duration = Duration::from_secs(10);
+/// Holds the addresses of NodeLocal DNS.
+const NODE_DNS_DEVICE: &str = "nodelocaldns";
 
 /// A lab that is up. Dropping it takes it down.
 #[derive(Debug)]
@@ -54,6 +63,8 @@ pub struct Lab {
     vpc: Host,
     inet: Host,
     sensor: Host,
+    bare: Vec<Host>,
+    relays: Vec<relay::Relay>,
     keep: bool,
 }
 
@@ -69,7 +80,7 @@ impl Lab {
         if !namespace::list(&spec::prefix(&spec.name))?.is_empty() {
             return Err(LabError::Exists(spec.name));
         }
-        let lab = Self::describe(spec);
+        let mut lab = Self::describe(spec);
         // From here on a `?` drops the lab, which removes what is there.
         lab.build()?;
         lab.save()?;
@@ -130,9 +141,15 @@ impl Lab {
         Ok(names)
     }
 
-    /// Leaves the lab up when this value is dropped.
+    /// Leaves the lab up when this value is dropped. Its [`Self::trunks`] are no longer relayed.
     pub fn keep(mut self) {
         self.keep = true;
+    }
+
+    /// The trunks whose VLANs are emulated, for one that relays them after [`Self::keep`].
+    #[must_use]
+    pub fn trunks(&self) -> Vec<Trunk> {
+        self.nodes.iter().flat_map(|node| self.trunks_of(node)).collect()
     }
 
     /// What it was built from.
@@ -183,10 +200,31 @@ impl Lab {
         &self.sensor
     }
 
-    /// Every host: router, internet host, sensor, nodes, pods.
+    /// A bare instance in the VPC, outside the half where nodes are: `db`, a database.
+    ///
+    /// # Panics
+    ///
+    /// When the lab was not asked for it: a mistake in the test.
+    #[must_use]
+    pub fn db(&self) -> &Host {
+        self.bare.first().expect("a lab with `bare()`")
+    }
+
+    /// A bare instance in the half of the VPC where nodes are: `cache`.
+    ///
+    /// # Panics
+    ///
+    /// When the lab was not asked for it: a mistake in the test.
+    #[must_use]
+    pub fn cache(&self) -> &Host {
+        self.bare.get(1).expect("a lab with `bare()`")
+    }
+
+    /// Every host: router, internet host, sensor, bare instances, nodes, pods.
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
         [&self.vpc, &self.inet, &self.sensor]
             .into_iter()
+            .chain(&self.bare)
             .chain(self.nodes.iter().map(|node| &node.host))
             .chain(self.pods().map(|pod| &pod.host))
     }
@@ -204,13 +242,38 @@ impl Lab {
         })
     }
 
-    /// Adds a ClusterIP service on every node.
+    /// Adds a service on every node.
     ///
     /// # Errors
     ///
     /// When iptables refuses it.
     pub fn add_service(&self, service: &Service) -> Result<(), LabError> {
-        nat::add_service(&self.spec, service)
+        nat::add_service(&self.nodes, service)
+    }
+
+    /// Makes these (service) addresses a node's own, as NodeLocal DNS does: on an interface of
+    /// their own, with port 53 exempt from DNAT. The server is the test's.
+    ///
+    /// # Errors
+    ///
+    /// When the interface is there already, or iptables refuses.
+    pub fn add_node_dns(&self, node: usize, addresses: &[IpAddr]) -> Result<(), LabError> {
+        let node = self.node(node);
+        let mut lines = vec![
+            // A dummy on real nodes. No frame ever passes it.
+            format!("tuntap add dev {NODE_DNS_DEVICE} mode tap"),
+            format!("link set {NODE_DNS_DEVICE} up"),
+        ];
+        for address in addresses {
+            lines.push(match address {
+                IpAddr::V4(address) => format!("address add {address}/32 dev {NODE_DNS_DEVICE}"),
+                IpAddr::V6(address) => {
+                    format!("address add {address}/128 dev {NODE_DNS_DEVICE} nodad")
+                }
+            });
+        }
+        namespace::ip_batch(Some(&node.namespace), &lines)?;
+        addresses.iter().try_for_each(|address| nat::add_node_dns(node, *address))
     }
 
     /// Process ids of everything that runs in the lab's namespaces.
@@ -221,128 +284,6 @@ impl Lab {
     pub fn processes(&self) -> Result<Vec<i32>, LabError> {
         let namespaces: Vec<String> = self.hosts().map(|host| host.namespace.clone()).collect();
         Ok(namespace::processes(&namespaces)?.into_iter().map(nix::unistd::Pid::as_raw).collect())
-    }
-
-    /// The names and addresses, nothing built.
-    fn describe(spec: LabSpec) -> Self {
-        let prefix = spec::prefix(&spec.name);
-        let host = |name: String, v4: Ipv4Addr, v6: Ipv6Addr| Host {
-            namespace: format!("{prefix}{name}"),
-            name,
-            v4,
-            v6: spec.ipv6.then_some(v6),
-            neighbour_mac: None,
-        };
-        let nodes = (1..=spec.nodes)
-            .map(|node| Node {
-                host: host(spec::node_name(node), spec::node_v4(node), spec::node_v6(node)),
-                pods: (1..=spec.pods)
-                    .map(|pod| Pod {
-                        host: Host {
-                            neighbour_mac: Some(spec::host_veth_mac(node, pod)),
-                            ..host(
-                                spec::pod_name(node, pod),
-                                spec::pod_v4(node, pod),
-                                spec::pod_v6(node, pod),
-                            )
-                        },
-                        node,
-                        host_veth: spec::host_veth_name(node, pod),
-                    })
-                    .collect(),
-            })
-            .collect();
-        Self {
-            vpc: host("vpc".into(), spec::sensor_gateway_v4(), spec::sensor_gateway_v6()),
-            inet: host("inet".into(), spec::inet_v4(), spec::inet_v6()),
-            sensor: host("sensor".into(), spec::sensor_v4(), spec::sensor_v6()),
-            nodes,
-            spec,
-            keep: false,
-        }
-    }
-
-    fn build(&self) -> Result<(), LabError> {
-        let spec = &self.spec;
-        let add: Vec<String> =
-            self.hosts().map(|host| format!("netns add {}", host.namespace)).collect();
-        namespace::ip_batch(None, &add)?;
-
-        let forwarders: Vec<&str> = std::iter::once(&self.vpc)
-            .chain(self.nodes.iter().map(|node| &node.host))
-            .map(|host| host.name.as_str())
-            .collect();
-        namespace::in_parallel(self.hosts().collect(), |host| {
-            let sysctls = wiring::sysctls(spec, forwarders.contains(&host.name.as_str()));
-            host.enter(|| write_sysctls(&sysctls))??;
-            if spec.ipv6 { nat::silence_multicast_reports(&host.namespace) } else { Ok(()) }
-        })?;
-        namespace::ip_batch(None, &wiring::links(spec))?;
-
-        let mut work: Vec<(&Host, Vec<String>, Option<u8>)> = vec![
-            (&self.vpc, wiring::vpc(spec), None),
-            (&self.inet, wiring::inet(spec), None),
-            (&self.sensor, wiring::sensor(spec), None),
-        ];
-        for (number, node) in (1..).zip(&self.nodes) {
-            work.push((&node.host, wiring::node(spec, number), Some(number)));
-            for (pod_number, pod) in (1..).zip(&node.pods) {
-                work.push((&pod.host, wiring::pod(spec, number, pod_number), None));
-            }
-        }
-        namespace::in_parallel(work, |(host, lines, node)| {
-            if !spec.pod_offloads {
-                self.turn_offloads_off(host)?;
-            }
-            namespace::ip_batch(Some(&host.namespace), &lines)?;
-            node.map_or(Ok(()), |number| nat::prepare_node(spec, number))
-        })
-    }
-
-    /// For the interfaces that pods and the internet host send through. Uplinks keep theirs: a
-    /// tap's own UDP segmentation needs checksum offload there.
-    fn turn_offloads_off(&self, host: &Host) -> Result<(), LabError> {
-        let interfaces: Vec<&str> = match self.nodes.iter().find(|node| node.name == host.name) {
-            Some(node) => node.pods.iter().map(|pod| pod.host_veth.as_str()).collect(),
-            None if host.name == "vpc" || host.name == "sensor" => Vec::new(),
-            None => vec!["eth0"],
-        };
-        for interface in interfaces {
-            host.exec([
-                "ethtool", "-K", interface, "tso", "off", "gso", "off", "gro", "off", "tx", "off",
-            ])?;
-        }
-        Ok(())
-    }
-
-    /// A link whose peer came up second gets its queue from a work item of the kernel's, up to
-    /// a second later; what is sent before is lost.
-    fn wait_for_links(&self) -> Result<(), LabError> {
-        let started = Instant::now();
-        for host in self.hosts() {
-            let mut wanted: Vec<&str> = vec!["eth0"];
-            if host.name == "vpc" {
-                wanted = vec!["inet", "sensor"];
-                wanted.extend(self.nodes.iter().map(|node| node.name.as_str()));
-            } else if let Some(node) = self.nodes.iter().find(|node| node.name == host.name) {
-                wanted.extend(node.pods.iter().map(|pod| pod.host_veth.as_str()));
-            }
-            loop {
-                let running = host.running_interfaces()?;
-                if wanted.iter().all(|name| running.contains(*name)) {
-                    break;
-                }
-                if started.elapsed() > LINKS_LIMIT {
-                    return Err(LabError::Late {
-                        what: format!("all links of {} running", host.name),
-                        seconds: LINKS_LIMIT.as_secs(),
-                        detail: format!(": wanted {wanted:?}, running {running:?}"),
-                    });
-                }
-                thread::sleep(Duration::from_millis(2));
-            }
-        }
-        Ok(())
     }
 
     fn save(&self) -> Result<(), LabError> {
@@ -359,6 +300,8 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        // Before their interfaces go.
+        self.relays.clear();
         if self.keep {
             return;
         }
@@ -395,18 +338,6 @@ fn remove_state(name: &str) -> Result<bool, LabError> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(LabError::file(path, error)),
     }
-}
-
-fn write_sysctls(sysctls: &[(String, &str)]) -> Result<(), LabError> {
-    for (key, value) in sysctls {
-        let path = Path::new("/proc/sys/net").join(key);
-        match fs::write(&path, value) {
-            // A kernel without IPv6 has none of its settings; the addresses will say so.
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            result => result.map_err(|error| LabError::file(path, error))?,
-        }
-    }
-    Ok(())
 }
 
 /// How `scripts/lab exec` runs a command: on the host, with our own standard streams.

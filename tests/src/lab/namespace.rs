@@ -86,14 +86,32 @@ pub(crate) fn in_parallel<I: Send>(
     })
 }
 
-/// Runs a batch of `ip` commands, in a namespace or (`None`) in ours.
+/// Runs a batch of `ip` commands, in a namespace or (`None`) in ours. After them those that begin
+/// with `-6 `, for what does not tell its family, and then those of `bridge`.
 pub(crate) fn ip_batch(namespace: Option<&str>, lines: &[String]) -> Result<(), LabError> {
-    let mut command = Command::new("ip");
-    if let Some(namespace) = namespace {
-        command.args(["-n", namespace]);
+    let (mut plain, mut v6, mut bridge) = (Vec::new(), Vec::new(), Vec::new());
+    for line in lines {
+        match (line.strip_prefix("-6 "), line.strip_prefix("bridge ")) {
+            (Some(rest), _) => v6.push(rest),
+            (_, Some(rest)) => bridge.push(rest),
+            _ => plain.push(line.as_str()),
+        }
     }
-    command.args(["-batch", "-"]);
-    feed(&mut command, &(lines.join("\n") + "\n"))
+    for (program, options, lines) in
+        [("ip", None, plain), ("ip", Some("-6"), v6), ("bridge", None, bridge)]
+    {
+        if lines.is_empty() {
+            continue;
+        }
+        let mut command = Command::new(program);
+        command.args(options);
+        if let Some(namespace) = namespace {
+            command.args(["-n", namespace]);
+        }
+        command.args(["-batch", "-"]);
+        feed(&mut command, &(lines.join("\n") + "\n"))?;
+    }
+    Ok(())
 }
 
 /// Runs a command with `input` on its standard input; anything but success is an error.

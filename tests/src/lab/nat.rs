@@ -1,141 +1,34 @@
-//! What kube-proxy and the VPC CNI do with iptables: ClusterIP services by DNAT, and SNAT of what
-//! leaves the VPC.
+//! The rules of the VPC CNI and of the tests: SNAT of what leaves the VPC, packets lost or denied.
 //!
 //! ```text
-//! PREROUTING, OUTPUT -> KUBE-SERVICES: service address -> one backend, by chance (DNAT)
+//! PREROUTING, OUTPUT -> KUBE-SERVICES: service address -> one backend (see `service`)
 //! POSTROUTING: towards the uplink and out of the VPC -> the node's address, random port (SNAT)
+//! FORWARD: a network policy's DROP; each n-th segment lost; raw: NodeLocal DNS is not tracked
 //! ```
 
 use super::{
+    Host, Node,
     error::LabError,
     namespace,
+    service::{CHAINS, Protocol, Service},
     spec::{self, LabSpec, PODNET},
 };
-use serde::{Deserialize, Serialize};
-use std::{fmt, fmt::Write as _, net::SocketAddr, process::Command, str::FromStr};
-
-/// Transport of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-impl Protocol {
-    /// The IP protocol number.
-    #[must_use]
-    pub fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        })
-    }
-}
-
-impl FromStr for Protocol {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "tcp" => Ok(Self::Tcp),
-            "udp" => Ok(Self::Udp),
-            _ => Err(format!("{text:?} is not tcp or udp")),
-        }
-    }
-}
-
-/// A ClusterIP service: each connection to `address` goes to one of `backends`.
-///
-/// Not there: the masquerading of a pod that reaches itself through its own service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Service {
-    /// The service's address and port.
-    pub address: SocketAddr,
-    /// Its transport.
-    pub protocol: Protocol,
-    /// Where it leads. With none, the node refuses the connection, as kube-proxy has it.
-    pub backends: Vec<SocketAddr>,
-}
-
-impl Service {
-    /// A TCP service.
-    #[must_use]
-    pub fn tcp(address: SocketAddr, backends: &[SocketAddr]) -> Self {
-        Self { address, protocol: Protocol::Tcp, backends: backends.to_vec() }
-    }
-
-    /// A UDP service.
-    #[must_use]
-    pub fn udp(address: SocketAddr, backends: &[SocketAddr]) -> Self {
-        Self { address, protocol: Protocol::Udp, backends: backends.to_vec() }
-    }
-
-    fn validate(&self) -> Result<(), LabError> {
-        let family = self.address.is_ipv4();
-        if self.backends.iter().any(|backend| backend.is_ipv4() != family) {
-            return Err(LabError::Invalid(format!(
-                "service {}: its backends are of another address family",
-                self.address
-            )));
-        }
-        Ok(())
-    }
-
-    /// The rules in `iptables-restore` form.
-    fn rules(&self) -> String {
-        let (ip, port) = (self.address.ip(), self.address.port());
-        let protocol = self.protocol;
-        if self.backends.is_empty() {
-            let mut text = "*filter\n".to_owned();
-            for chain in ["FORWARD", "OUTPUT"] {
-                // Writing to a string cannot fail.
-                let _ = writeln!(text, "-A {chain} -d {ip} -p {protocol} --dport {port} -j REJECT");
-            }
-            return text + "COMMIT\n";
-        }
-        let mut text = "*nat\n".to_owned();
-        for (index, backend) in self.backends.iter().enumerate() {
-            let left = self.backends.len() - index;
-            let _ = write!(text, "-A KUBE-SERVICES -d {ip} -p {protocol} --dport {port}");
-            if left > 1 {
-                // Of the connections that earlier rules left, one in `left`.
-                let _ = write!(
-                    text,
-                    " -m statistic --mode random --probability 0.{:010}",
-                    10_000_000_000 / left
-                );
-            }
-            let _ = writeln!(text, " -j DNAT --to-destination {backend}");
-        }
-        text + "COMMIT\n"
-    }
-}
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::Command,
+};
 
 /// The chains of a node, and its SNAT (which EKS has for IPv4 only).
 pub(crate) fn prepare_node(spec: &LabSpec, node: u8) -> Result<(), LabError> {
     let namespace = spec::prefix(&spec.name) + &spec::node_name(node);
-    let chains = "*nat\n:KUBE-SERVICES - [0:0]\n\
-                  -A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\n";
     let snat = format!(
         "-A POSTROUTING ! -d {PODNET} -o eth0 -m addrtype ! --dst-type LOCAL \
          -j SNAT --to-source {} --random-fully\n",
         spec::node_v4(node)
     );
-    restore(&namespace, true, &format!("{chains}{snat}COMMIT\n"))?;
+    restore(&namespace, true, &format!("{CHAINS}{snat}COMMIT\n"))?;
     if spec.ipv6 {
-        restore(&namespace, false, &format!("{chains}COMMIT\n"))?;
+        restore(&namespace, false, &format!("{CHAINS}COMMIT\n"))?;
     }
     Ok(())
 }
@@ -151,18 +44,76 @@ pub(crate) fn silence_multicast_reports(namespace: &str) -> Result<(), LabError>
 }
 
 /// Adds a service on every node.
-pub(crate) fn add_service(spec: &LabSpec, service: &Service) -> Result<(), LabError> {
+pub(crate) fn add_service(nodes: &[Node], service: &Service) -> Result<(), LabError> {
     service.validate()?;
-    let rules = service.rules();
-    namespace::in_parallel((1..=spec.nodes).collect(), |node| {
-        let namespace = spec::prefix(&spec.name) + &spec::node_name(node);
-        restore(&namespace, service.address.is_ipv4(), &rules)
+    namespace::in_parallel(nodes.iter().collect(), |node| {
+        let is_local = |address: IpAddr| {
+            node.addresses().contains(&address)
+                || node.pods.iter().any(|pod| pod.addresses().contains(&address))
+        };
+        restore(&node.namespace, service.address.is_ipv4(), &service.rules(is_local))
     })
+}
+
+/// The rules of node-local-dns for one of its addresses: untracked, so that kube-proxy's DNAT of
+/// the same address is passed by.
+pub(crate) fn add_node_dns(node: &Node, address: IpAddr) -> Result<(), LabError> {
+    let rules: String = ["udp", "tcp"]
+        .map(|protocol| {
+            format!(
+                "-A PREROUTING -d {address} -p {protocol} --dport 53 -j CT --notrack\n\
+                 -A OUTPUT -s {address} -p {protocol} --sport 53 -j CT --notrack\n\
+                 -A OUTPUT -d {address} -p {protocol} --dport 53 -j CT --notrack\n"
+            )
+        })
+        .concat();
+    restore(&node.namespace, address.is_ipv4(), &format!("*raw\n{rules}COMMIT\n"))
+}
+
+impl Host {
+    /// Adds rules in `iptables-restore` form, without flushing what is there.
+    ///
+    /// # Errors
+    ///
+    /// When iptables refuses them.
+    pub fn add_rules(&self, ipv4: bool, rules: &str) -> Result<(), LabError> {
+        restore(&self.namespace, ipv4, rules)
+    }
+
+    /// Drops what this host would forward to `to`: a network policy that denies.
+    ///
+    /// # Errors
+    ///
+    /// When iptables refuses it.
+    pub fn deny(&self, protocol: Protocol, to: SocketAddr) -> Result<(), LabError> {
+        let rule = format!("-A FORWARD {} -j DROP", towards(protocol, to));
+        self.add_rules(to.is_ipv4(), &format!("*filter\n{rule}\nCOMMIT\n"))
+    }
+
+    /// Loses, of what this host forwards to `to` and is longer than a handshake, each `every`-th
+    /// packet (a super-frame as a whole): TCP sends it again.
+    ///
+    /// # Errors
+    ///
+    /// When iptables refuses it.
+    pub fn lose(&self, protocol: Protocol, to: SocketAddr, every: u32) -> Result<(), LabError> {
+        let last = every.saturating_sub(1);
+        let rule = format!(
+            "-A FORWARD {} -m length --length 128:65535 \
+             -m statistic --mode nth --every {every} --packet {last} -j DROP",
+            towards(protocol, to)
+        );
+        self.add_rules(to.is_ipv4(), &format!("*filter\n{rule}\nCOMMIT\n"))
+    }
+}
+
+fn towards(protocol: Protocol, to: SocketAddr) -> String {
+    format!("-d {} -p {protocol} --dport {}", to.ip(), to.port())
 }
 
 /// Adds rules with whichever iptables this kernel serves. A lab's namespaces are new, so the
 /// first that works is the one that works every time.
-fn restore(namespace: &str, ipv4: bool, rules: &str) -> Result<(), LabError> {
+pub(crate) fn restore(namespace: &str, ipv4: bool, rules: &str) -> Result<(), LabError> {
     let family = if ipv4 { "iptables" } else { "ip6tables" };
     let attempt = |flavour: &str| {
         let program = format!("{family}-{flavour}-restore");
@@ -173,33 +124,4 @@ fn restore(namespace: &str, ipv4: bool, rules: &str) -> Result<(), LabError> {
     };
     // When neither works the first one's complaint is the one to read.
     attempt("nft").or_else(|error| attempt("legacy").map_err(|_second| error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_backend_gets_its_share() {
-        let backends: Vec<SocketAddr> =
-            (1..=3).map(|n| SocketAddr::from(([10, 0, 1, 100 + n], 8080))).collect();
-        let rules = Service::tcp(SocketAddr::from(([172, 20, 0, 1], 80)), &backends).rules();
-        let lines: Vec<&str> = rules.lines().collect();
-        assert_eq!(lines.len(), 5);
-        assert!(
-            lines[1].contains("--probability 0.3333333333 -j DNAT --to-destination 10.0.1.101")
-        );
-        assert!(
-            lines[2].contains("--probability 0.5000000000 -j DNAT --to-destination 10.0.1.102")
-        );
-        assert!(lines[3].ends_with("--dport 80 -j DNAT --to-destination 10.0.1.103:8080"));
-    }
-
-    #[test]
-    fn families_do_not_mix() {
-        let v4 = SocketAddr::from(([10, 0, 1, 101], 53));
-        let v6 = SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, 1], 53));
-        assert!(Service::udp(v6, &[v4]).validate().is_err());
-        assert!(Service::udp(v6, &[v6]).validate().is_ok());
-    }
 }

@@ -4,13 +4,13 @@
 //! VPC 10.0.0.0/16, fd00:10::/32          node n: 10.0.n.10, fd00:10:n::10, gateway .1
 //! services 172.20.0.0/16, fd00:172:20::  pod m:  10.0.n.(100+m), fd00:10:n::(100+m)
 //! internet 203.0.113.10, 2001:db8:203::10        sensor: 10.0.250.10, fd00:10:250::10
+//! db: 10.0.200.10, fd00:10:200::10               cache: 10.0.120.10, fd00:10:120::10
+//! overlay pods 10.244.n.0/24, fd00:244:n::/64    eth1 of node n: 10.0.(40+n).10
 //! ```
 
-use super::error::LabError;
+use super::{error::LabError, pods::PodKind};
 use serde::{Deserialize, Serialize};
-use sha1::{Digest, Sha1};
 use std::{
-    fmt::Write as _,
     net::{Ipv4Addr, Ipv6Addr},
     process,
     sync::atomic::{AtomicU32, Ordering},
@@ -33,8 +33,12 @@ const MAX_NODES: u8 = 200;
 const MAX_PODS: u8 = 100;
 /// Third number of the sensor's address: above every node's.
 const SENSOR_SUBNET: u8 = 250;
-/// Kubernetes namespace that the pods are said to live in; it only shapes the veths' names.
-const POD_NAMESPACE: &str = "default";
+/// Third number of the address of `db`, outside what nodes have: above the tapped half.
+const DB_SUBNET: u8 = 200;
+/// Third number of the address of `cache`, in the tapped half.
+const CACHE_SUBNET: u8 = 120;
+/// With secondary ENIs or bare instances there is room for fewer nodes.
+const MAX_NODES_WITH_MORE: u8 = 39;
 
 /// What to build.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,13 +57,44 @@ pub struct LabSpec {
     /// Without, every frame that a pod (or the internet host) sends is within the MTU and has its
     /// checksums.
     pub pod_offloads: bool,
+    /// Pods behind a secondary ENI on each node.
+    #[serde(default)]
+    pub eni_pods: u8,
+    /// Pods with branch ENIs (strict security groups) on each node.
+    #[serde(default)]
+    pub branch_pods: u8,
+    /// Pods of a VXLAN overlay on each node.
+    #[serde(default)]
+    pub overlay_pods: u8,
+    /// The overlay's UDP port.
+    #[serde(default)]
+    pub overlay_port: u16,
+    /// Instances of the VPC that are no nodes: `db`, and `cache` among the nodes' subnets.
+    #[serde(default)]
+    pub bare: bool,
+    /// Super-frames of up to 180 kB, instead of 64 kB (IPv6: BIG TCP).
+    #[serde(default)]
+    pub big_tcp: bool,
 }
 
 impl LabSpec {
     /// Two nodes with two pods each, IPv4, MTU 1500, offloads on.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), nodes: 2, pods: 2, ipv6: false, mtu: 1500, pod_offloads: true }
+        Self {
+            name: name.into(),
+            nodes: 2,
+            pods: 2,
+            ipv6: false,
+            mtu: 1500,
+            pod_offloads: true,
+            eni_pods: 0,
+            branch_pods: 0,
+            overlay_pods: 0,
+            overlay_port: 8472,
+            bare: false,
+            big_tcp: false,
+        }
     }
 
     /// The same with a name that no other lab of this machine has: for tests.
@@ -101,6 +136,50 @@ impl LabSpec {
         Self { pod_offloads: false, ..self }
     }
 
+    /// Gives each node a secondary ENI `eth1` with this many pods behind it.
+    #[must_use]
+    pub fn eni_pods(self, eni_pods: u8) -> Self {
+        Self { eni_pods, ..self }
+    }
+
+    /// Adds this many pods with branch ENIs to each node.
+    #[must_use]
+    pub fn branch_pods(self, branch_pods: u8) -> Self {
+        Self { branch_pods, ..self }
+    }
+
+    /// Adds this many pods of a VXLAN overlay, whose UDP port is `port`, to each node.
+    #[must_use]
+    pub fn overlay_pods(self, overlay_pods: u8, port: u16) -> Self {
+        Self { overlay_pods, overlay_port: port, ..self }
+    }
+
+    /// Adds the bare instances `db` and `cache`.
+    #[must_use]
+    pub fn bare(self) -> Self {
+        Self { bare: true, ..self }
+    }
+
+    /// Lets super-frames grow beyond 64 kB.
+    #[must_use]
+    pub fn big_tcp(self) -> Self {
+        Self { big_tcp: true, ..self }
+    }
+
+    pub(crate) fn count_of(&self, kind: PodKind) -> u8 {
+        match kind {
+            PodKind::Plain => self.pods,
+            PodKind::Eni => self.eni_pods,
+            PodKind::Branch => self.branch_pods,
+            PodKind::Overlay => self.overlay_pods,
+        }
+    }
+
+    /// Whether nodes have an `eth1`.
+    pub(crate) fn has_eni(&self) -> bool {
+        self.eni_pods > 0 || self.branch_pods > 0
+    }
+
     pub(crate) fn validate(&self) -> Result<(), LabError> {
         validate_name(&self.name)?;
         if !(1..=MAX_NODES).contains(&self.nodes) {
@@ -109,10 +188,23 @@ impl LabSpec {
                 self.nodes
             )));
         }
-        if self.pods > MAX_PODS {
+        for (what, kind) in [
+            ("pods", PodKind::Plain),
+            ("pods behind secondary ENIs", PodKind::Eni),
+            ("pods with branch ENIs", PodKind::Branch),
+            ("overlay pods", PodKind::Overlay),
+        ] {
+            let count = self.count_of(kind);
+            if count > MAX_PODS {
+                return Err(LabError::Invalid(format!(
+                    "{what} is {count}; it can be 0 to {MAX_PODS}"
+                )));
+            }
+        }
+        if (self.has_eni() || self.bare) && self.nodes > MAX_NODES_WITH_MORE {
             return Err(LabError::Invalid(format!(
-                "pods is {}; it can be 0 to {MAX_PODS}",
-                self.pods
+                "nodes is {}; with secondary ENIs or bare instances it can be 1 to {}",
+                self.nodes, MAX_NODES_WITH_MORE
             )));
         }
         // 1280 is the least that IPv6 accepts, 65535 the most of a veth.
@@ -147,28 +239,6 @@ pub(crate) fn node_name(node: u8) -> String {
     format!("node{node}")
 }
 
-pub(crate) fn pod_name(node: u8, pod: u8) -> String {
-    format!("node{node}-pod{pod}")
-}
-
-/// Name of the host side of a pod's veth, as the VPC CNI makes it.
-pub(crate) fn host_veth_name(node: u8, pod: u8) -> String {
-    let digest = Sha1::digest(format!("{POD_NAMESPACE}.{}", pod_name(node, pod)));
-    let mut hex = String::new();
-    for byte in digest.iter().take(6) {
-        // Writing to a string cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex.truncate(11);
-    format!("eni{hex}")
-}
-
-/// MAC address of the host side; set by us, so that the pod's static neighbour entry needs no
-/// look-up.
-pub(crate) fn host_veth_mac(node: u8, pod: u8) -> String {
-    format!("0a:58:00:00:{node:02x}:{pod:02x}")
-}
-
 pub(crate) fn gateway_v4(subnet: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, subnet, 1)
 }
@@ -177,13 +247,8 @@ pub(crate) fn node_v4(node: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, node, 10)
 }
 
-pub(crate) fn pod_v4(node: u8, pod: u8) -> Ipv4Addr {
-    // At most 100 pods: `validate`.
-    Ipv4Addr::new(10, 0, node, 100 + pod)
-}
-
 /// An IPv6 address whose groups read like the IPv4 address's numbers.
-fn vpc_v6(subnet: u8, host: u8) -> Ipv6Addr {
+pub(crate) fn vpc_v6(subnet: u8, host: u8) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0x10, as_digits(subnet), 0, 0, 0, 0, as_digits(host))
 }
 
@@ -201,8 +266,57 @@ pub(crate) fn node_v6(node: u8) -> Ipv6Addr {
     vpc_v6(node, 10)
 }
 
-pub(crate) fn pod_v6(node: u8, pod: u8) -> Ipv6Addr {
-    vpc_v6(node, 100 + pod)
+/// Subnet of the secondary ENIs of a node.
+pub(crate) fn eni_subnet(node: u8) -> u8 {
+    // At most 39 such nodes: `validate`.
+    40 + node
+}
+
+/// Subnet of the branch ENIs of a node.
+pub(crate) fn branch_subnet(node: u8) -> u8 {
+    80 + node
+}
+
+/// The node's own address of its secondary ENI.
+pub(crate) fn eni_v4(node: u8) -> Ipv4Addr {
+    node_v4(eni_subnet(node))
+}
+
+pub(crate) fn eni_v6(node: u8) -> Ipv6Addr {
+    node_v6(eni_subnet(node))
+}
+
+pub(crate) fn overlay_gateway_v4(node: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 244, node, 1)
+}
+
+/// An address of the overlay's pods.
+pub(crate) fn overlay_v6(node: u8, host: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x244, as_digits(node), 0, 0, 0, 0, as_digits(host))
+}
+
+pub(crate) fn db_v4() -> Ipv4Addr {
+    node_v4(DB_SUBNET)
+}
+
+pub(crate) fn db_v6() -> Ipv6Addr {
+    node_v6(DB_SUBNET)
+}
+
+pub(crate) fn cache_v4() -> Ipv4Addr {
+    node_v4(CACHE_SUBNET)
+}
+
+pub(crate) fn cache_v6() -> Ipv6Addr {
+    node_v6(CACHE_SUBNET)
+}
+
+pub(crate) fn bare_gateways_v4() -> [Ipv4Addr; 2] {
+    [gateway_v4(DB_SUBNET), gateway_v4(CACHE_SUBNET)]
+}
+
+pub(crate) fn bare_gateways_v6() -> [Ipv6Addr; 2] {
+    [gateway_v6(DB_SUBNET), gateway_v6(CACHE_SUBNET)]
 }
 
 pub(crate) fn sensor_v4() -> Ipv4Addr {
@@ -242,18 +356,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_veth_is_named_by_the_sha1_of_namespace_and_pod() {
-        // printf default.node1-pod1 | sha1sum
-        assert_eq!(host_veth_name(1, 1), "eni20a2ad68006");
-        assert_eq!(host_veth_name(200, 100).len(), 14);
-    }
-
-    #[test]
     fn addresses_read_alike_in_both_families() {
-        assert_eq!(pod_v4(2, 50).to_string(), "10.0.2.150");
-        assert_eq!(pod_v6(2, 50).to_string(), "fd00:10:2::150");
         assert_eq!(sensor_v6().to_string(), "fd00:10:250::10");
-        assert_eq!(pod_v6(200, 100).to_string(), "fd00:10:200::200");
+        assert_eq!((eni_v4(2).to_string(), eni_v6(2).to_string()), {
+            ("10.0.42.10".to_owned(), "fd00:10:42::10".to_owned())
+        });
     }
 
     #[test]
@@ -269,6 +376,8 @@ mod tests {
         assert!(LabSpec::new("a").nodes(0).validate().is_err());
         assert!(LabSpec::new("a").nodes(201).validate().is_err());
         assert!(LabSpec::new("a").pods(101).validate().is_err());
+        assert!(LabSpec::new("a").nodes(40).branch_pods(1).validate().is_err());
+        assert!(LabSpec::new("a").overlay_pods(101, 8472).validate().is_err());
         assert!(LabSpec::new("a").mtu(1279).validate().is_err());
         assert!(LabSpec::new("a").mtu(9001).validate().is_ok());
     }

@@ -7,10 +7,18 @@
 //!       (static neighbour)                                        +---- sensor --- eth0 sensor
 //! ```
 //!
-//! As the VPC CNI lays it out: each hop is routed, so the TTL goes down within a node too.
+//! As the VPC CNI lays it out: each hop is routed, so the TTL goes down within a node too. What
+//! hangs on secondary, branch and overlay interfaces is in [`super::uplinks`].
 
-use super::spec::{self, LabSpec, POD_GATEWAY, POD_GATEWAY_V6};
+use super::{
+    pods::{self, PodId, PodKind},
+    spec::{self, LabSpec, POD_GATEWAY, POD_GATEWAY_V6},
+    uplinks,
+};
 use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// Largest super-frame of a lab with BIG TCP, bytes.
+const BIG: u32 = 185_000;
 
 /// Sysctls below `/proc/sys/net`, to be set before any interface is made.
 ///
@@ -41,40 +49,68 @@ pub(crate) fn sysctls(spec: &LabSpec, forwards: bool) -> Vec<(String, &'static s
     if forwards {
         list.push(("ipv4/ip_forward".to_owned(), "1"));
     }
+    // Every error is sent, however many there are.
+    list.push(("ipv4/icmp_ratelimit".to_owned(), "0"));
+    list.push(("ipv4/icmp_msgs_per_sec".to_owned(), "1000000"));
+    list.push(("ipv4/icmp_msgs_burst".to_owned(), "1000000"));
+    if spec.ipv6 {
+        list.push(("ipv6/icmp/ratelimit".to_owned(), "0"));
+    }
     // Anybody may ping, whatever capabilities the process has.
     list.push(("ipv4/ping_group_range".to_owned(), "0 2147483647"));
     list
 }
 
-/// All veths, from our own namespace: both ends are made where they belong.
-pub(crate) fn links(spec: &LabSpec) -> Vec<String> {
+/// A veth with one end on each host, both made where they belong, from our own namespace.
+///
+/// The first end's index is chosen, so that no two ends of a veth have the same one: for such the
+/// kernel reports a carrier at once, for others up to a second late.
+pub(crate) fn veth(
+    spec: &LabSpec,
+    (host, name, index, mac): (&str, &str, u32, Option<&str>),
+    (peer_host, peer): (&str, &str),
+    mtu: u32,
+) -> String {
     let prefix = spec::prefix(&spec.name);
-    // The host side's index is chosen, so that no two ends of a veth have the same one: for such
-    // the kernel reports a carrier at once, for others up to a second late.
-    let veth = |host: &str, name: &str, index: u32, mac: &str, peer_host: &str, mtu: u32| {
-        format!(
-            "link add name {name} index {index} {mac} mtu {mtu} netns {prefix}{host} \
-             type veth peer name eth0 mtu {mtu} netns {prefix}{peer_host}"
-        )
-    };
-    let uplink_mtu = spec.uplink_mtu();
+    let mac = mac.map(|mac| format!("address {mac} ")).unwrap_or_default();
+    format!(
+        "link add name {name} index {index} {mac}mtu {mtu} netns {prefix}{host} \
+         type veth peer name {peer} mtu {mtu} netns {prefix}{peer_host}"
+    )
+}
+
+/// All veths.
+pub(crate) fn links(spec: &LabSpec) -> Vec<String> {
     let mut lines = Vec::new();
-    for (index, host) in [(11, "inet"), (12, "sensor")] {
-        lines.push(veth("vpc", host, index, "", host, uplink_mtu));
+    let bare: &[(u32, &str)] = if spec.bare { &[(13, "db"), (14, "cache")] } else { &[] };
+    for (index, host) in [(11, "inet"), (12, "sensor")].iter().chain(bare) {
+        lines.push(veth(spec, ("vpc", host, *index, None), (host, "eth0"), spec.uplink_mtu()));
     }
     for node in 1..=spec.nodes {
-        let node_name = spec::node_name(node);
+        let name = spec::node_name(node);
         let index = 100 + u32::from(node);
-        lines.push(veth("vpc", &node_name, index, "", &node_name, uplink_mtu));
-        for pod in 1..=spec.pods {
-            let name = spec::host_veth_name(node, pod);
-            let mac = format!("address {}", spec::host_veth_mac(node, pod));
-            let index = 100 + u32::from(pod);
-            let pod_name = spec::pod_name(node, pod);
-            lines.push(veth(&node_name, &name, index, &mac, &pod_name, spec.mtu));
+        lines.push(veth(spec, ("vpc", &name, index, None), (&name, "eth0"), spec.uplink_mtu()));
+        if spec.has_eni() {
+            lines.push(uplinks::eni_link(spec, node));
         }
+        lines.extend(pods::of_node(spec, node).into_iter().map(|pod| pod_link(spec, pod)));
     }
     lines
+}
+
+/// A pod's veth.
+pub(crate) fn pod_link(spec: &LabSpec, pod: PodId) -> String {
+    let (node, veth_name, mac) = (spec::node_name(pod.node), pod.host_veth(), pod.host_mac());
+    let node_end = (node.as_str(), veth_name.as_str(), pod.host_index(), Some(mac.as_str()));
+    veth(spec, node_end, (&pod.name(), "eth0"), pod.mtu(spec))
+}
+
+/// An interface up, with what the lab wants of all.
+pub(crate) fn up(lines: &mut Vec<String>, spec: &LabSpec, device: &str) {
+    if spec.big_tcp {
+        lines.push(format!("link set {device} gso_max_size {BIG} gro_max_size {BIG}"));
+    }
+    lines.push(format!("link set {device} up"));
 }
 
 /// Address of one interface, and the interface up.
@@ -83,7 +119,7 @@ fn address(lines: &mut Vec<String>, spec: &LabSpec, device: &str, v4: Ipv4Addr, 
     if spec.ipv6 {
         lines.push(format!("address add {v6}/64 dev {device} nodad"));
     }
-    lines.push(format!("link set {device} up"));
+    up(lines, spec, device);
 }
 
 fn default_route(lines: &mut Vec<String>, spec: &LabSpec, v4: Ipv4Addr, v6: Ipv6Addr) {
@@ -93,7 +129,7 @@ fn default_route(lines: &mut Vec<String>, spec: &LabSpec, v4: Ipv4Addr, v6: Ipv6
     }
 }
 
-fn loopback() -> Vec<String> {
+pub(crate) fn loopback() -> Vec<String> {
     vec!["link set lo up".to_owned()]
 }
 
@@ -102,68 +138,107 @@ pub(crate) fn vpc(spec: &LabSpec) -> Vec<String> {
     let mut lines = loopback();
     address(&mut lines, spec, "inet", spec::inet_gateway_v4(), spec::inet_gateway_v6());
     address(&mut lines, spec, "sensor", spec::sensor_gateway_v4(), spec::sensor_gateway_v6());
+    if spec.bare {
+        let gateways = spec::bare_gateways_v4().into_iter().zip(spec::bare_gateways_v6());
+        for (device, (v4, v6)) in ["db", "cache"].into_iter().zip(gateways) {
+            address(&mut lines, spec, device, v4, v6);
+        }
+    }
     for node in 1..=spec.nodes {
         let device = spec::node_name(node);
         address(&mut lines, spec, &device, spec::gateway_v4(node), spec::gateway_v6(node));
-        for pod in 1..=spec.pods {
-            lines.push(format!(
-                "route add {}/32 via {}",
-                spec::pod_v4(node, pod),
-                spec::node_v4(node)
-            ));
-            if spec.ipv6 {
-                lines.push(format!(
-                    "route add {}/128 via {}",
-                    spec::pod_v6(node, pod),
-                    spec::node_v6(node)
-                ));
-            }
+        if spec.has_eni() {
+            lines.extend(uplinks::vpc_eni(spec, node));
+        }
+        for pod in pods::of_node(spec, node) {
+            lines.extend(vpc_pod(spec, pod));
         }
     }
     lines
 }
 
-/// The internet host.
-pub(crate) fn inet(spec: &LabSpec) -> Vec<String> {
-    let mut lines = loopback();
-    address(&mut lines, spec, "eth0", spec::inet_v4(), spec::inet_v6());
-    default_route(&mut lines, spec, spec::inet_gateway_v4(), spec::inet_gateway_v6());
+/// The router's knowledge of one pod.
+pub(crate) fn vpc_pod(spec: &LabSpec, pod: PodId) -> Vec<String> {
+    let (v4, v6) = match pod.kind {
+        PodKind::Plain => (spec::node_v4(pod.node), spec::node_v6(pod.node)),
+        PodKind::Eni => (spec::eni_v4(pod.node), spec::eni_v6(pod.node)),
+        PodKind::Branch => return uplinks::vpc_branch(spec, pod),
+        PodKind::Overlay => return Vec::new(),
+    };
+    let mut lines = vec![format!("route add {}/32 via {v4}", pod.v4())];
+    if spec.ipv6 {
+        lines.push(format!("route add {}/128 via {v6}", pod.v6()));
+    }
     lines
 }
 
-/// The sensor host, in a subnet of its own.
-pub(crate) fn sensor(spec: &LabSpec) -> Vec<String> {
+/// A host with one interface: on the internet, or in the VPC and no node.
+pub(crate) fn single(
+    spec: &LabSpec,
+    (v4, v6): (Ipv4Addr, Ipv6Addr),
+    (gateway_v4, gateway_v6): (Ipv4Addr, Ipv6Addr),
+) -> Vec<String> {
     let mut lines = loopback();
-    address(&mut lines, spec, "eth0", spec::sensor_v4(), spec::sensor_v6());
-    default_route(&mut lines, spec, spec::sensor_gateway_v4(), spec::sensor_gateway_v6());
+    address(&mut lines, spec, "eth0", v4, v6);
+    default_route(&mut lines, spec, gateway_v4, gateway_v6);
     lines
 }
 
-/// A node: the uplink, and a host route to each pod.
+/// A node: its uplinks, and a host route to each pod.
 pub(crate) fn node(spec: &LabSpec, node: u8) -> Vec<String> {
     let mut lines = loopback();
     address(&mut lines, spec, "eth0", spec::node_v4(node), spec::node_v6(node));
     default_route(&mut lines, spec, spec::gateway_v4(node), spec::gateway_v6(node));
-    for pod in 1..=spec.pods {
-        let device = spec::host_veth_name(node, pod);
-        lines.push(format!("link set {device} up"));
-        lines.push(format!("route add {}/32 dev {device} scope link", spec::pod_v4(node, pod)));
-        if spec.ipv6 {
-            lines.push(format!("route add {}/128 dev {device}", spec::pod_v6(node, pod)));
-        }
+    if spec.has_eni() {
+        lines.extend(uplinks::node_eni(spec, node));
+    }
+    if spec.branch_pods > 0 {
+        lines.extend(uplinks::branches_first(spec));
+    }
+    if spec.overlay_pods > 0 {
+        lines.extend(uplinks::node_overlay(spec, node));
+    }
+    for pod in pods::of_node(spec, node) {
+        lines.extend(node_pod(spec, pod));
     }
     lines
 }
 
-/// A pod: a host address, and a gateway that exists only as a neighbour entry.
-pub(crate) fn pod(spec: &LabSpec, node: u8, pod: u8) -> Vec<String> {
-    let mac = spec::host_veth_mac(node, pod);
-    let mut lines = loopback();
-    lines.push(format!("address add {}/32 dev eth0", spec::pod_v4(node, pod)));
-    if spec.ipv6 {
-        lines.push(format!("address add {}/128 dev eth0 nodad", spec::pod_v6(node, pod)));
+/// A node's side of one pod.
+pub(crate) fn node_pod(spec: &LabSpec, pod: PodId) -> Vec<String> {
+    let device = pod.host_veth();
+    let mut lines = Vec::new();
+    up(&mut lines, spec, &device);
+    match pod.kind {
+        PodKind::Plain | PodKind::Eni => {
+            lines.push(format!("route add {}/32 dev {device} scope link", pod.v4()));
+            if spec.ipv6 {
+                lines.push(format!("route add {}/128 dev {device}", pod.v6()));
+            }
+            if spec.has_eni() {
+                lines.extend(uplinks::pod_rules(spec, pod));
+            }
+        }
+        PodKind::Branch => lines.extend(uplinks::node_branch(spec, pod)),
+        PodKind::Overlay => lines.push(format!("link set {device} master cni0")),
     }
-    lines.push("link set eth0 up".to_owned());
+    lines
+}
+
+/// A pod: a host address, and a gateway that exists only as a neighbour entry; in an overlay,
+/// an ordinary host on the bridge.
+pub(crate) fn pod(spec: &LabSpec, pod: PodId) -> Vec<String> {
+    if pod.kind == PodKind::Overlay {
+        let gateways = (spec::overlay_gateway_v4(pod.node), spec::overlay_v6(pod.node, 1));
+        return single(spec, (pod.v4(), pod.v6()), gateways);
+    }
+    let mac = pod.host_mac();
+    let mut lines = loopback();
+    lines.push(format!("address add {}/32 dev eth0", pod.v4()));
+    if spec.ipv6 {
+        lines.push(format!("address add {}/128 dev eth0 nodad", pod.v6()));
+    }
+    up(&mut lines, spec, "eth0");
     lines.push(format!("neighbour add {POD_GATEWAY} lladdr {mac} dev eth0 nud permanent"));
     lines.push(format!("route add {POD_GATEWAY} dev eth0 scope link"));
     lines.push(format!("route add default via {POD_GATEWAY} dev eth0"));

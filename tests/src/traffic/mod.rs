@@ -14,6 +14,7 @@ mod capture;
 mod datagrams;
 mod dns;
 mod http;
+mod points;
 mod random;
 mod server;
 mod socket;
@@ -24,6 +25,7 @@ pub use capture::{Capture, Captured, Side, Truth};
 pub use datagrams::Datagrams;
 pub use dns::Dns;
 pub use http::Http;
+pub use points::{Points, Sighting};
 pub use server::{Serve, Server};
 pub use tools::{Replayed, iperf3, ping, tcpreplay};
 

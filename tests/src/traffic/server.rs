@@ -65,8 +65,21 @@ impl Server {
     pub fn start(host: &Host, serve: Serve, port: u16) -> Result<Self, LabError> {
         let addresses: Vec<SocketAddr> =
             host.addresses().into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
-        host.enter(|| Self::listen(serve, &addresses))?.map_err(|error| {
-            LabError::call(format!("serving {serve:?} on {} port {port}", host.name()), error)
+        Self::start_at(host, serve, &addresses)
+    }
+
+    /// Serves on these addresses of the host.
+    ///
+    /// # Errors
+    ///
+    /// When one is taken or not the host's.
+    pub fn start_at(
+        host: &Host,
+        serve: Serve,
+        addresses: &[SocketAddr],
+    ) -> Result<Self, LabError> {
+        host.enter(|| Self::listen(serve, addresses))?.map_err(|error| {
+            LabError::call(format!("serving {serve:?} on {} at {addresses:?}", host.name()), error)
         })
     }
 
