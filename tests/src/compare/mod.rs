@@ -207,6 +207,14 @@ pub fn at_backends<T>(
     sent.into_iter().map(|(packet, with)| (translation.apply(&packet), with)).collect()
 }
 
+/// An IPv4 packet with its checksums computed.
+#[must_use]
+pub fn with_checksums(packet: Vec<u8>) -> Vec<u8> {
+    let mut packet = Packet::parse(0x0800, packet, false);
+    packet.complete_checksums();
+    packet.data().to_vec()
+}
+
 /// The segments that a link with this MTU carries for a packet.
 #[must_use]
 pub fn segments_of(packet: Packet, mtu: usize) -> Vec<Packet> {

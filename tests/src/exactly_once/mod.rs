@@ -98,9 +98,9 @@ impl<'a> Ground<'a> {
         self.lab.node(2).pod(1)
     }
 
-    /// A machine of the VPC that runs no tap.
-    fn instance(&self) -> &'a Host {
-        self.lab.sensor()
+    /// Machines of the VPC that run no tap: in a subnet of their own, and among the nodes'.
+    fn instances(&self) -> [&'a Host; 2] {
+        [self.lab.db(), self.lab.cache()]
     }
 
     fn v6(host: &Host, port: u16) -> Result<SocketAddr, LabError> {

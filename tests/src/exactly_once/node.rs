@@ -39,7 +39,7 @@ pub(super) fn pod_to_own_node(ground: &Ground<'_>) -> Result<(), LabError> {
 /// Row 28: from the internet, and from the instance in the VPC.
 pub(super) fn internet_to_node(ground: &Ground<'_>) -> Result<(), LabError> {
     exchange(ground, ground.lab.inet(), ground.lab.node(1), 28)?;
-    exchange(ground, ground.instance(), ground.lab.node(2), 28)
+    exchange(ground, ground.lab.db(), ground.lab.node(2), 28)
 }
 
 /// TCP and UDP over both families, requests and replies.

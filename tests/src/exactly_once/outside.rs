@@ -32,10 +32,11 @@ pub(super) fn internet_to_pod(ground: &Ground<'_>) -> Result<(), LabError> {
 }
 
 pub(super) fn instance_without_tap(ground: &Ground<'_>) -> Result<(), LabError> {
-    let instance = ground.instance();
-    for pod in [ground.client(), ground.far()] {
-        exchange(ground, pod, instance, 25)?;
-        exchange(ground, instance, pod, 25)?;
+    for instance in ground.instances() {
+        for pod in [ground.client(), ground.far()] {
+            exchange(ground, pod, instance, 25)?;
+            exchange(ground, instance, pod, 25)?;
+        }
     }
     Ok(())
 }

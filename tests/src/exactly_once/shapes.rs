@@ -2,15 +2,18 @@
 
 use super::{Ground, rows::port};
 use crate::{
-    lab::{Host, LabError},
+    compare,
+    lab::{Host, LabError, Pod, Protocol},
     traffic::{Bulk, Datagrams, Serve, Server, tcpreplay},
 };
-use std::{fs, net::SocketAddr};
+use std::{fs, net::TcpStream};
 
 /// Bits a second of bulk TCP: servers, taps, captures and sensors share the machine's cores.
 const BULK_RATE: u64 = 200_000_000;
 /// Frames a second of what is replayed.
 const REPLAY_RATE: u32 = 5000;
+/// Frames a second: as fast as it goes.
+const AT_ONCE: u32 = 10_000_000;
 
 /// Row 18: datagrams of two fragments and of many, both families, both ways.
 pub(super) fn fragments(ground: &Ground<'_>) -> Result<(), LabError> {
@@ -61,33 +64,65 @@ fn forget_neighbour(node: &Host, device: &str) -> Result<(), LabError> {
     node.exec(["ip", "neighbour", "flush", "dev", device]).map(drop)
 }
 
-/// Row 21: TCP sent again, datagrams of the same bytes (over IPv6 and with IP ID 0), resets
-/// without a socket.
+/// Row 21: TCP sent again, datagrams of the same bytes (over IPv6, and IPv4 with ID 0, as fast as
+/// it goes), resets without a socket.
 pub(super) fn repeats(ground: &Ground<'_>) -> Result<(), LabError> {
-    let client = ground.client();
+    let (client, some) = (ground.client(), ground.size.some());
     for server in [ground.near(), ground.far()] {
         let discard = Server::start(server, Serve::Discard, port(21))?;
         for to in [server.socket(port(21)), Ground::v6(server, port(21))?] {
-            let datagrams = Datagrams::new(to, ground.size.some(), 100);
-            Datagrams { times: 5, ..datagrams }.run_on(client)?;
+            Datagrams { times: 5, ..Datagrams::new(to, some, 100) }.run_on(client)?;
         }
+        let identical =
+            vec![datagram_without_id(client, server); 5 * usize::try_from(some).unwrap_or(0)];
+        let file = ground.directory.join("identical.pcap");
+        write_pcap(&file, &identical)?;
+        tcpreplay(client, "eth0", &file, AT_ONCE)?;
         drop(discard);
-        let lossy = Bulk::new(server.socket(port(21)), ground.size.bulk_bytes / 4);
-        let _bulk = Server::start(server, Serve::Bulk, port(21))?;
-        Bulk { bits_per_second: Some(BULK_RATE / 4), ..lossy }.run_on(client)?;
+        let closed = server.socket(port(21));
+        client.enter(|| (0..some).for_each(|_| drop(TcpStream::connect(closed))))?;
     }
+    let server = ground.far();
+    let to = server.socket(port(21));
+    ground.lab.vpc().lose(Protocol::Tcp, to, 20)?;
+    let _bulk = Server::start(server, Serve::Bulk, port(21))?;
+    let bulk = Bulk::new(to, ground.size.bulk_bytes / 4);
+    Bulk { bits_per_second: Some(BULK_RATE / 4), ..bulk }.run_on(client)?;
     Ok(())
 }
 
-/// Row 27.
+/// A UDP datagram with IP ID 0 (and no checksum, as IPv4 allows).
+fn datagram_without_id(client: &Pod, server: &Pod) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 48, 0, 0, 0x40, 0, 64, 17, 0, 0];
+    packet.extend(client.v4().octets());
+    packet.extend(server.v4().octets());
+    for word in [40021, port(21), 28, 0] {
+        packet.extend(word.to_be_bytes());
+    }
+    packet.resize(48, 7);
+    let mut frame = Vec::new();
+    for mac in [client.neighbour_mac().unwrap_or_default(), "02:00:00:00:00:02"] {
+        frame.extend(super::truth::parse_mac(mac));
+    }
+    frame.extend([8, 0]);
+    frame.extend(compare::with_checksums(packet));
+    frame
+}
+
+/// Row 27: by uplinks that take super-frames, then by such that cut them as a NIC does and put
+/// them together again on arrival.
 pub(super) fn bulk(ground: &Ground<'_>) -> Result<(), LabError> {
+    bulk_both_ways(ground)?;
+    ground.lab.uplinks_like_wires()?;
+    bulk_both_ways(ground)
+}
+
+fn bulk_both_ways(ground: &Ground<'_>) -> Result<(), LabError> {
     let client = ground.client();
     for server in [ground.near(), ground.far()] {
         let _bulk = Server::start(server, Serve::Bulk, port(27))?;
-        let mut to: Vec<SocketAddr> = vec![server.socket(port(27))];
-        to.push(Ground::v6(server, port(27))?);
-        for to in to {
-            let bulk = Bulk::new(to, ground.size.bulk_bytes);
+        for to in [server.socket(port(27)), Ground::v6(server, port(27))?] {
+            let bulk = Bulk::new(to, ground.size.bulk_bytes / 2);
             Bulk { bits_per_second: Some(BULK_RATE), ..bulk }.run_on(client)?;
         }
     }

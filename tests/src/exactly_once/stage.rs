@@ -6,7 +6,9 @@
 //! ```
 
 use super::{
-    Ground, Options, SENSORS, services, tapped,
+    Ground, Options, SENSORS,
+    rows::NODE_DNS,
+    services, tapped,
     truth::{Testimony, Witness, unreadable},
 };
 use crate::{
@@ -20,11 +22,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const PODNET: &str = "10.0.0.0/16";
-const SVCNET: &str = "172.20.0.0/16";
-/// The nodes' subnets, all of which run taps, but for their router.
-const TAPPED: &str = "10.0.1.0/24,10.0.2.0/24,fd00:10:1::/64,fd00:10:2::/64";
-const UNTAPPED: &str = "10.0.1.1,10.0.2.1,fd00:10:1::1,fd00:10:2::1";
+/// The VPC, and the overlay's pods.
+const PODNET: &str = "10.0.0.0/16,10.244.0.0/16,fd00:10::/32,fd00:244::/32";
+const SVCNET: &str = "172.20.0.0/16,fd00:172:20::/112";
+/// Where nodes and their pods are.
+const TAPPED: &str = "10.0.0.0/17,10.244.0.0/16,fd00:10::/33,fd00:244::/32";
+/// What runs no tap there: the instance `cache`, and the VPC's router, which speaks ARP.
+const UNTAPPED: &str = "10.0.120.0/24,fd00:10:120::/64,\
+    10.0.1.1,10.0.2.1,10.0.41.1,10.0.42.1,10.0.81.1,10.0.82.1,\
+    fd00:10:1::1,fd00:10:2::1,fd00:10:41::1,fd00:10:42::1,fd00:10:81::1,fd00:10:82::1";
 
 /// A running stage.
 #[derive(Debug)]
@@ -65,12 +71,14 @@ struct Taps {
 
 impl Stage {
     pub(super) fn up(options: Options<'_>) -> Result<Self, LabError> {
-        let lab = Lab::up(LabSpec::unique().nodes(2).pods(2).ipv6())?;
+        let spec = LabSpec::unique().nodes(2).pods(2).ipv6().bare();
+        let lab = Lab::up(spec.eni_pods(1).branch_pods(2).overlay_pods(2, 8472))?;
         let ground = Ground { lab: &lab, directory: options.directory, size: options.size };
         let services = services::all(&ground);
         for service in &services {
             lab.add_service(service)?;
         }
+        lab.add_node_dns(1, &[NODE_DNS, services::CLUSTER_DNS])?;
         for sensor in SENSORS {
             lab.sensor().exec(["ip", "address", "add", &format!("{sensor}/24"), "dev", "eth0"])?;
         }

@@ -68,11 +68,16 @@ impl Witness {
             let mac = parse_mac(&pod.mac("eth0")?);
             witness.add(pod, "eth0", "", Point::Pod(mac))?;
         }
-        for host in [lab.inet(), lab.sensor()] {
-            witness.add(host, "eth0", &format!("port {}", rows::port(28)), Point::Outside)?;
+        let to_servers = format!("port {}", rows::port(28));
+        for host in [lab.inet(), lab.db()] {
+            witness.add(host, "eth0", &to_servers, Point::Outside)?;
         }
         for node in lab.nodes() {
             witness.add(lab.vpc(), node.name(), NEIGHBOURS, Point::Wire)?;
+            if lab.spec().eni_pods + lab.spec().branch_pods > 0 {
+                let second = format!("{}-eth1", node.name());
+                witness.add(lab.vpc(), &second, NEIGHBOURS, Point::Wire)?;
+            }
         }
         Ok(witness)
     }
@@ -112,6 +117,11 @@ impl Witness {
         let translated = services.iter().map(|service| service.address.ip()).collect();
         let captures = truth.stop()?;
         let mut untrusted = Vec::new();
+        // What a bridge floods arrives at several pods: it counts where it was sent.
+        let macs: HashSet<[u8; 6]> = points
+            .iter()
+            .filter_map(|point| if let Point::Pod(mac) = point { Some(*mac) } else { None })
+            .collect();
         let mut sent: Vec<(Packet, bool)> = Vec::new();
         for (capture, point) in captures.iter().zip(&points) {
             let frames = read(capture, &mut untrusted)?;
@@ -122,8 +132,10 @@ impl Witness {
                 let counts = match point {
                     // An answer that a service's address has been put on was sent by a pod.
                     Point::Pod(mac) => {
-                        frame.source_mac.as_ref() == Some(mac)
-                            || !known(frame.packet.source(), &pods)
+                        let from = frame.source_mac.unwrap_or_default();
+                        from == *mac
+                            || !macs.contains(&from)
+                                && !known(frame.packet.source(), &pods)
                                 && !known(frame.packet.source(), &translated)
                     }
                     Point::Outside => {
@@ -180,7 +192,7 @@ fn now_us() -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn parse_mac(text: &str) -> [u8; 6] {
+pub(super) fn parse_mac(text: &str) -> [u8; 6] {
     let mut mac = [0; 6];
     for (byte, part) in mac.iter_mut().zip(text.split(':')) {
         *byte = u8::from_str_radix(part, 16).unwrap_or(0);

@@ -112,12 +112,8 @@ impl Lab {
 
     /// The two trunks of a node with branch ENIs: its own, and the router's end.
     pub(super) fn trunks_of(&self, node: &Node) -> Vec<Trunk> {
-        let branches: Vec<PodId> = node
-            .pods
-            .iter()
-            .map(|pod| pod.id)
-            .filter(|pod| pod.kind == PodKind::Branch)
-            .collect();
+        let branches: Vec<PodId> =
+            node.pods.iter().map(|pod| pod.id).filter(|pod| pod.kind == PodKind::Branch).collect();
         if branches.is_empty() {
             return Vec::new();
         }
@@ -157,9 +153,11 @@ impl Lab {
                         wanted.push(uplinks::vpc_eni_device(node.number));
                     }
                     let trunks = self.trunks_of(node);
-                    wanted.extend(trunks.into_iter().skip(1).flat_map(|trunk| {
-                        trunk.vlans.into_iter().map(|(_vlan, device)| device)
-                    }));
+                    wanted.extend(
+                        trunks.into_iter().skip(1).flat_map(|trunk| {
+                            trunk.vlans.into_iter().map(|(_vlan, device)| device)
+                        }),
+                    );
                 }
             } else if let Some(node) = self.nodes.iter().find(|node| node.name == host.name) {
                 wanted.extend(node.pods.iter().map(|pod| pod.host_veth.clone()));

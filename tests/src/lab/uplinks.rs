@@ -181,10 +181,7 @@ pub(crate) fn node_overlay(spec: &LabSpec, node: u8) -> Vec<String> {
             lines.push(format!("neighbour add {gateway} lladdr {mac} dev vxlan.1 nud permanent"));
             lines.push(format!("route add {net}/64 via {gateway} dev vxlan.1 onlink"));
         }
-        lines.push(format!(
-            "bridge fdb append {mac} dev vxlan.1 dst {}",
-            spec::node_v4(other)
-        ));
+        lines.push(format!("bridge fdb append {mac} dev vxlan.1 dst {}", spec::node_v4(other)));
     }
     lines
 }
