@@ -26,11 +26,35 @@ pub(crate) fn prepare_node(spec: &LabSpec, node: u8) -> Result<(), LabError> {
          -j SNAT --to-source {} --random-fully\n",
         spec::node_v4(node)
     );
-    restore(&namespace, true, &format!("{CHAINS}{snat}COMMIT\n"))?;
+    let overlay = if spec.overlay_pods > 0 { OVERLAY_SNAT } else { "" };
+    restore(&namespace, true, &format!("{CHAINS}{overlay}{snat}COMMIT\n"))?;
+    if spec.has_eni() {
+        restore(&namespace, true, &eni_marks())?;
+    }
     if spec.ipv6 {
         restore(&namespace, false, &format!("{CHAINS}COMMIT\n"))?;
     }
     Ok(())
+}
+
+/// What flannel masquerades: the overlay's addresses mean nothing outside.
+const OVERLAY_SNAT: &str =
+    "-A POSTROUTING -s 10.244.0.0/16 ! -d 10.244.0.0/16 -j MASQUERADE --random-fully\n";
+
+/// Marks connections that have to use the primary ENI, whichever ENI the pod is behind: those
+/// that it opens to outside the VPC (their SNAT is to that ENI's address), and those that came to
+/// an address of the node by it (node ports).
+fn eni_marks() -> String {
+    format!(
+        "*mangle\n\
+         -A PREROUTING -i eth0 -m addrtype --dst-type LOCAL --limit-iface-in \
+         -j CONNMARK --set-xmark 0x80/0x80\n\
+         -A PREROUTING -i eni+ -j CONNMARK --restore-mark --nfmask 0x80 --ctmask 0x80\n\
+         COMMIT\n*nat\n\
+         -A PREROUTING -i eni+ ! -d {PODNET} -j CONNMARK --set-xmark 0x80/0x80\n\
+         -A PREROUTING -i eni+ -j CONNMARK --restore-mark --nfmask 0x80 --ctmask 0x80\n\
+         COMMIT\n"
+    )
 }
 
 /// Keeps the kernel's reports of its IPv6 multicast groups inside: they are sent, repeatedly, at

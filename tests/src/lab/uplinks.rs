@@ -69,15 +69,16 @@ pub(crate) fn node_eni(spec: &LabSpec, node: u8) -> Vec<String> {
 
 /// Policy of one pod on a node with a secondary ENI: local pods first, then by which ENI it leaves.
 pub(crate) fn pod_rules(spec: &LabSpec, pod: PodId) -> Vec<String> {
-    let mut addresses = vec![pod.v4().to_string()];
+    let mut addresses = vec![("", pod.v4().to_string())];
     if spec.ipv6 {
-        addresses.push(pod.v6().to_string());
+        addresses.push(("-6 ", pod.v6().to_string()));
     }
     let mut lines = Vec::new();
-    for address in addresses {
-        lines.push(format!("rule add to {address} lookup main priority 512"));
+    for (family, address) in addresses {
+        lines.push(format!("{family}rule add to {address} lookup main priority 512"));
         if pod.kind == super::PodKind::Eni {
-            lines.push(format!("rule add from {address} lookup {ENI_TABLE} priority 1536"));
+            let rule = format!("rule add from {address} lookup {ENI_TABLE} priority 1536");
+            lines.push(format!("{family}{rule}"));
         }
     }
     lines
