@@ -113,12 +113,7 @@ mod tests {
         let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         for index in 0..2 {
             let mut six = vec![at(a, "in")];
-            six.extend(words(&[
-                "vlan.eth.1 out",
-                "eth1.1 out",
-                "eth1.2 in",
-                "vlan.eth.2 in",
-            ]));
+            six.extend(words(&["vlan.eth.1 out", "eth1.1 out", "eth1.2 in", "vlan.eth.2 in"]));
             six.push(at(b, "out"));
             assert_eq!(points(node, a, both(b)[index]), six);
             let mut out = vec![at(a, "in")];
@@ -141,8 +136,7 @@ mod tests {
 
     #[test]
     fn an_overlays_inner_packets_are_seen_at_the_pods_and_outer_ones_at_the_uplink() {
-        if !can_run("an_overlays_inner_packets_are_seen_at_the_pods_and_outer_ones_at_the_uplink")
-        {
+        if !can_run("an_overlays_inner_packets_are_seen_at_the_pods_and_outer_ones_at_the_uplink") {
             return;
         }
         for port in [8472, 4789] {
@@ -155,8 +149,7 @@ mod tests {
                 ping(a, both(b)[index], 1, 56).unwrap();
                 ping(a, both(far)[index], 1, 56).unwrap();
                 let inner = points(node, a, both(far)[index]);
-                let expected =
-                    [at(a, "in"), "cni0 in".to_owned(), "vxlan.1 out".to_owned()];
+                let expected = [at(a, "in"), "cni0 in".to_owned(), "vxlan.1 out".to_owned()];
                 assert_eq!(inner, expected);
                 assert_eq!(points(node, a, both(b)[index]), [at(a, "in"), at(b, "out")]);
             }

@@ -33,6 +33,16 @@ pub struct Expected {
     pub required: bool,
 }
 
+/// One packet as it was reported.
+#[derive(Clone, Debug)]
+pub struct Reported {
+    /// The packet.
+    pub packet: Packet,
+    /// False when it was captured at the edge of the run: then it counts only for a packet that
+    /// lacks a report.
+    pub inside: bool,
+}
+
 /// What came of a row's packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
@@ -111,7 +121,7 @@ impl Entry<'_> {
 #[must_use]
 pub fn count(
     expected: &[Expected],
-    reported: &[Packet],
+    reported: &[Reported],
     rows: usize,
     mtu: usize,
     row_of: impl Fn(&Packet) -> Option<usize>,
@@ -120,13 +130,14 @@ pub fn count(
     let mut book = Book::new(expected);
     // First all that is right, so that a wrong one is held against a packet that lacks a report.
     let mut rest = Vec::new();
-    for packet in reported {
+    for Reported { packet, inside } in reported {
         match book.find(packet) {
-            Some(entry) => {
+            Some(entry) if *inside || entry.lacks() => {
                 entry.right += 1;
                 tally.judge(entry.row, packet, mtu);
             }
-            None => rest.push(packet),
+            None if *inside => rest.push(packet),
+            _ => {}
         }
     }
     for packet in rest {
@@ -358,7 +369,11 @@ mod tests {
             .iter()
             .map(|packet| Expected { packet: packet.clone(), row: Some(0), required: true })
             .collect();
-        count(&expected, reported, 1, 1500, |_packet| Some(0))[0].counts
+        count(&expected, &reports(reported, true), 1, 1500, |_packet| Some(0))[0].counts
+    }
+
+    fn reports(packets: &[Packet], inside: bool) -> Vec<Reported> {
+        packets.iter().map(|packet| Reported { packet: packet.clone(), inside }).collect()
     }
 
     fn to(address: &str, id: u16) -> Packet {
@@ -415,11 +430,19 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_at_the_edge_may_be_reported_or_not() {
-        let expected = [Expected { packet: to("10.0.2.101:80", 1), row: Some(0), required: false }];
-        let none = count(&expected, &[], 1, 1500, |_packet| None)[0].counts;
-        assert_eq!(none, Counts::default());
-        let one = count(&expected, &[expected[0].packet.clone()], 1, 1500, |_packet| None);
-        assert!(one[0].counts.is_exact());
+    fn at_the_edge_of_the_run_a_packet_may_be_reported_or_not() {
+        let packet = to("10.0.2.101:80", 1);
+        let at_edge = [Expected { packet: packet.clone(), row: Some(0), required: false }];
+        let counts = |expected: &[Expected], reported: &[Reported]| {
+            count(expected, reported, 1, 1500, |_packet| Some(0))[0].counts
+        };
+        assert_eq!(counts(&at_edge, &[]), Counts::default());
+        for inside in [true, false] {
+            assert!(counts(&at_edge, &reports(&[packet.clone()], inside)).is_exact());
+        }
+        let sent = [Expected { required: true, ..at_edge[0].clone() }];
+        let two = [reports(&[packet.clone()], true), reports(&[packet.clone()], false)].concat();
+        assert!(counts(&sent, &two).is_exact());
+        assert_eq!(counts(&[], &reports(&[packet], false)), Counts::default());
     }
 }

@@ -18,7 +18,7 @@ mod report;
 mod segments;
 mod services;
 
-pub use counts::{Counts, Expected, Faults, count};
+pub use counts::{Counts, Expected, Faults, Reported, count};
 pub use identity::{Checksums, Identity};
 pub use packet::Packet;
 pub use read::{Frame, ReadError, read, read_frames};

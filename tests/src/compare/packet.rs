@@ -192,6 +192,12 @@ impl Packet {
 impl fmt::Display for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(ip) = self.ip else {
+            if let (0x0806, Some(arp)) = (self.ethertype, self.data.get(..28)) {
+                let address =
+                    |at: usize| IpAddr::from([arp[at], arp[at + 1], arp[at + 2], arp[at + 3]]);
+                let what = if arp[7] == 1 { "asks for" } else { "answers" };
+                return write!(f, "ARP: {} {what} {}", address(14), address(24));
+            }
             return write!(f, "ethertype {:#06x}, {} bytes", self.ethertype, self.data.len());
         };
         let end = |address: IpAddr, port: Option<u16>| match port {

@@ -44,7 +44,7 @@ pub struct Frame {
     pub packet: Packet,
     /// Who sent the frame on this link; `None` without an Ethernet header.
     pub source_mac: Option<[u8; 6]>,
-    /// When it was captured, microseconds since 1970; 0 in files that are not plain pcap.
+    /// When it was captured, microseconds since 1970.
     pub time_us: u64,
 }
 
@@ -76,8 +76,8 @@ pub fn read_frames(path: &Path) -> Result<Vec<Frame>, ReadError> {
 
 fn read_blocks(file: File, packets: &mut Vec<Frame>) -> Result<(), String> {
     let mut reader = create_reader(BUFFER_BYTES, file).map_err(|error| error.to_string())?;
-    // Link type of each interface of the section; a pcap file has one.
-    let mut links: Vec<Linktype> = Vec::new();
+    // Of each interface of the section; a pcap file has one.
+    let mut links: Vec<Link> = Vec::new();
     loop {
         let consumed = match reader.next() {
             Ok((consumed, block)) => {
@@ -98,15 +98,23 @@ fn read_blocks(file: File, packets: &mut Vec<Frame>) -> Result<(), String> {
     }
 }
 
+/// An interface of the file.
+#[derive(Clone, Copy)]
+struct Link {
+    kind: Linktype,
+    /// Ticks of its time stamps.
+    per_second: u64,
+}
+
 fn take(
     block: PcapBlockOwned<'_>,
-    links: &mut Vec<Linktype>,
+    links: &mut Vec<Link>,
     packets: &mut Vec<Frame>,
 ) -> Result<(), String> {
-    let mut time_us = 0;
+    let (mut time_us, mut ticks) = (0, 0);
     let (interface, data, whole) = match &block {
         PcapBlockOwned::LegacyHeader(header) => {
-            links.push(header.network);
+            links.push(Link { kind: header.network, per_second: 1_000_000 });
             return Ok(());
         }
         PcapBlockOwned::NG(Block::SectionHeader(_)) => {
@@ -114,7 +122,9 @@ fn take(
             return Ok(());
         }
         PcapBlockOwned::NG(Block::InterfaceDescription(interface)) => {
-            links.push(interface.linktype);
+            // The upper bit would say powers of two, which nobody writes.
+            let per_second = 10_u64.saturating_pow(u32::from(interface.if_tsresol & 0x7f));
+            links.push(Link { kind: interface.linktype, per_second });
             return Ok(());
         }
         PcapBlockOwned::Legacy(packet) => {
@@ -122,6 +132,7 @@ fn take(
             (0, packet.data, packet.origlen)
         }
         PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
+            ticks = u64::from(packet.ts_high) << 32 | u64::from(packet.ts_low);
             (packet.if_id, packet.packet_data(), packet.origlen)
         }
         PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
@@ -134,8 +145,12 @@ fn take(
         .and_then(|index| links.get(index))
         .ok_or_else(|| format!("a packet of interface {interface}, which is not described"))?;
     let cut_short = usize::try_from(whole).is_ok_and(|whole| data.len() < whole);
-    let (ethertype, network) = strip(*link, data)?;
-    let source_mac = match *link {
+    let (ethertype, network) = strip(link.kind, data)?;
+    if ticks > 0 {
+        let micros = u128::from(ticks) * 1_000_000 / u128::from(link.per_second.max(1));
+        time_us = u64::try_from(micros).unwrap_or(u64::MAX);
+    }
+    let source_mac = match link.kind {
         Linktype::ETHERNET => data.get(6..12).and_then(|mac| mac.try_into().ok()),
         _ => None,
     };

@@ -74,7 +74,7 @@ pub(super) fn repeats(ground: &Ground<'_>) -> Result<(), LabError> {
             Datagrams { times: 5, ..Datagrams::new(to, some, 100) }.run_on(client)?;
         }
         let identical =
-            vec![datagram_without_id(client, server); 5 * usize::try_from(some).unwrap_or(0)];
+            vec![datagram_without_id(client, server)?; 5 * usize::try_from(some).unwrap_or(0)];
         let file = ground.directory.join("identical.pcap");
         write_pcap(&file, &identical)?;
         tcpreplay(client, "eth0", &file, AT_ONCE)?;
@@ -92,7 +92,7 @@ pub(super) fn repeats(ground: &Ground<'_>) -> Result<(), LabError> {
 }
 
 /// A UDP datagram with IP ID 0 (and no checksum, as IPv4 allows).
-fn datagram_without_id(client: &Pod, server: &Pod) -> Vec<u8> {
+fn datagram_without_id(client: &Pod, server: &Pod) -> Result<Vec<u8>, LabError> {
     let mut packet = vec![0x45, 0, 0, 48, 0, 0, 0x40, 0, 64, 17, 0, 0];
     packet.extend(client.v4().octets());
     packet.extend(server.v4().octets());
@@ -101,12 +101,13 @@ fn datagram_without_id(client: &Pod, server: &Pod) -> Vec<u8> {
     }
     packet.resize(48, 7);
     let mut frame = Vec::new();
-    for mac in [client.neighbour_mac().unwrap_or_default(), "02:00:00:00:00:02"] {
+    let mac = client.mac("eth0")?;
+    for mac in [client.neighbour_mac().unwrap_or_default(), &mac] {
         frame.extend(super::truth::parse_mac(mac));
     }
     frame.extend([8, 0]);
     frame.extend(compare::with_checksums(packet));
-    frame
+    Ok(frame)
 }
 
 /// Row 27: by uplinks that take super-frames, then by such that cut them as a NIC does and put

@@ -12,7 +12,7 @@ use super::{
     truth::{Testimony, Witness, unreadable},
 };
 use crate::{
-    compare::{self, Packet},
+    compare::{self, Frame},
     lab::{Lab, LabError, LabSpec, Service},
     tap::{Sensor, Tap, settle_accounts},
 };
@@ -26,9 +26,9 @@ use std::{
 const PODNET: &str = "10.0.0.0/16,10.244.0.0/16,fd00:10::/32,fd00:244::/32";
 const SVCNET: &str = "172.20.0.0/16,fd00:172:20::/112";
 /// Where nodes and their pods are.
-const TAPPED: &str = "10.0.0.0/17,10.244.0.0/16,fd00:10::/33,fd00:244::/32";
+const TAPPED: &str = "10.0.0.0/17,10.244.0.0/16,fd00:10::/40,fd00:244::/32";
 /// What runs no tap there: the instance `cache`, and the VPC's router, which speaks ARP.
-const UNTAPPED: &str = "10.0.120.0/24,fd00:10:120::/64,\
+const UNTAPPED: &str = "10.0.120.0/24,\
     10.0.1.1,10.0.2.1,10.0.41.1,10.0.42.1,10.0.81.1,10.0.82.1,\
     fd00:10:1::1,fd00:10:2::1,fd00:10:41::1,fd00:10:42::1,fd00:10:81::1,fd00:10:82::1";
 
@@ -54,8 +54,7 @@ pub(super) struct Seen {
 /// What one pair of taps reported.
 #[derive(Debug)]
 pub(super) struct Reported {
-    pub(super) packets: Vec<Packet>,
-    pub(super) accounts: Vec<Value>,
+    pub(super) frames: Vec<Frame>,
     pub(super) summary: Value,
     /// Frames that the rings lost.
     pub(super) ring_lost: u64,
@@ -114,7 +113,8 @@ impl Stage {
         witness.wait_for_quiet()?;
         let ours = ours.end(&directory)?;
         let reference = reference.map(|taps| taps.end(&directory)).transpose()?;
-        let testimony = witness.end(&services, &ours.packets)?;
+        let packets: Vec<_> = ours.frames.iter().map(|frame| frame.packet.clone()).collect();
+        let testimony = witness.end(&services, &packets)?;
         drop(lab);
         Ok(Seen { testimony, ours, reference })
     }
@@ -165,7 +165,7 @@ impl Taps {
         let ring_lost = settle_accounts(&accounts, &summary).map_err(|detail| {
             LabError::Unexpected { what: format!("the accounts of taps {name}"), detail }
         })?;
-        let packets = compare::read(&file).map_err(unreadable)?;
-        Ok(Reported { packets, accounts, summary, ring_lost })
+        let frames = compare::read_frames(&file).map_err(unreadable)?;
+        Ok(Reported { frames, summary, ring_lost })
     }
 }

@@ -98,8 +98,16 @@ pub(super) fn make(seen: &Seen, wanted: &BTreeSet<u8>) -> Result<Table, LabError
 }
 
 fn faults(seen: &Seen, reported: &Reported) -> Vec<Faults> {
-    let mut faults =
-        compare::count(&seen.testimony.expected, &reported.packets, ROWS.len(), MTU, rows::of);
+    let testimony = &seen.testimony;
+    let reported: Vec<compare::Reported> = reported
+        .frames
+        .iter()
+        .map(|frame| compare::Reported {
+            packet: frame.packet.clone(),
+            inside: testimony.inside.contains(&frame.time_us),
+        })
+        .collect();
+    let mut faults = compare::count(&testimony.expected, &reported, ROWS.len(), MTU, rows::of);
     // Of these rows nobody sends packets that should be reported besides their pods' own: each
     // other report is one copy too many.
     for row in [20, 22] {

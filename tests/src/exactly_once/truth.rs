@@ -10,12 +10,13 @@
 use super::rows;
 use crate::{
     compare::{self, Expected, Frame, Packet},
-    lab::{Host, Lab, LabError, Service},
+    lab::{Host, Lab, LabError, PodKind, Service},
     traffic::{Captured, Side, Truth},
 };
 use std::{
     collections::HashSet,
     net::IpAddr,
+    ops::RangeInclusive,
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -23,8 +24,8 @@ use std::{
 /// A point where packets are captured, and which of them count there.
 #[derive(Clone, Debug)]
 enum Point {
-    /// A pod's own interface, with its MAC address.
-    Pod([u8; 6]),
+    /// A pod's own interface: its MAC address, and the MTU that it cuts to.
+    Pod([u8; 6], usize),
     /// A host outside.
     Outside,
     /// The other end of a node's uplink.
@@ -50,6 +51,8 @@ pub(super) struct Testimony {
     pub(super) expected: Vec<Expected>,
     /// Captures that lost packets.
     pub(super) untrusted: Vec<String>,
+    /// When all taps ran, microseconds since 1970.
+    pub(super) inside: RangeInclusive<u64>,
 }
 
 impl Witness {
@@ -66,7 +69,8 @@ impl Witness {
         };
         for pod in lab.pods() {
             let mac = parse_mac(&pod.mac("eth0")?);
-            witness.add(pod, "eth0", "", Point::Pod(mac))?;
+            let mtu = if pod.kind() == PodKind::Overlay { MTU - OUTER_BYTES } else { MTU };
+            witness.add(pod, "eth0", "", Point::Pod(mac, mtu))?;
         }
         let to_servers = format!("port {}", rows::port(28));
         for host in [lab.inet(), lab.db()] {
@@ -120,9 +124,9 @@ impl Witness {
         // What a bridge floods arrives at several pods: it counts where it was sent.
         let macs: HashSet<[u8; 6]> = points
             .iter()
-            .filter_map(|point| if let Point::Pod(mac) = point { Some(*mac) } else { None })
+            .filter_map(|point| if let Point::Pod(mac, _mtu) = point { Some(*mac) } else { None })
             .collect();
-        let mut sent: Vec<(Packet, bool)> = Vec::new();
+        let mut sent: Vec<(Packet, (bool, usize))> = Vec::new();
         for (capture, point) in captures.iter().zip(&points) {
             let frames = read(capture, &mut untrusted)?;
             for frame in frames {
@@ -131,7 +135,7 @@ impl Witness {
                 };
                 let counts = match point {
                     // An answer that a service's address has been put on was sent by a pod.
-                    Point::Pod(mac) => {
+                    Point::Pod(mac, _mtu) => {
                         let from = frame.source_mac.unwrap_or_default();
                         from == *mac
                             || !macs.contains(&from)
@@ -146,38 +150,42 @@ impl Witness {
                 };
                 if counts {
                     let required = (from_us..=until_us).contains(&frame.time_us);
-                    sent.push((frame.packet, required));
+                    let mtu = if let Point::Pod(_mac, mtu) = point { *mtu } else { MTU };
+                    sent.push((frame.packet, (required, mtu)));
                 }
             }
         }
         let expected = compare::at_backends(services, sent, reported)
             .into_iter()
-            .flat_map(|(packet, required)| {
+            .flat_map(|(packet, (required, mtu))| {
                 let row = rows::of(&packet);
-                compare::segments_of(packet, MTU).into_iter().map(move |packet| Expected {
+                compare::segments_of(packet, mtu).into_iter().map(move |packet| Expected {
                     packet,
                     row,
                     required,
                 })
             })
             .collect();
-        Ok(Testimony { expected, untrusted })
+        Ok(Testimony { expected, untrusted, inside: from_us..=until_us })
     }
 }
 
 /// Of the lab's links, bytes.
 pub(super) const MTU: usize = 1500;
+/// What VXLAN takes of it.
+const OUTER_BYTES: usize = 50;
 const NEIGHBOURS: &str = "arp or (icmp6 and ip6[40] >= 133 and ip6[40] <= 137)";
 
 fn read(capture: &Captured, untrusted: &mut Vec<String>) -> Result<Vec<Frame>, LabError> {
     let frames = compare::read_frames(&capture.path).map_err(unreadable)?;
-    if capture.lost > 0 || usize::try_from(capture.packets) != Ok(frames.len()) {
+    // Lost at its end, after the run, does not matter.
+    if capture.dropped > 0 || usize::try_from(capture.packets) != Ok(frames.len()) {
         untrusted.push(format!(
             "{}: {} in the file, {} captured, {} lost",
             capture.what,
             frames.len(),
             capture.packets,
-            capture.lost
+            capture.dropped
         ));
     }
     Ok(frames)

@@ -59,6 +59,8 @@ pub struct Captured {
     pub packets: u64,
     /// Packets that passed the filter and are not in it: then it is no truth to compare with.
     pub lost: u64,
+    /// Those of them that the kernel had no room for. The others came while it was ended.
+    pub dropped: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,6 +187,7 @@ impl Capture {
                 path: self.path.clone(),
                 packets: last.captured,
                 lost: last.received.saturating_sub(last.captured).max(last.dropped),
+                dropped: last.dropped,
             }),
             _ => Err(self.silent()),
         }
