@@ -3,6 +3,7 @@
 //! ```text
 //! Http, Dns, Bulk, Datagrams --run_on(host)--> sockets in the host's namespace --> Server
 //! ping, iperf3, tcpreplay    --tools---------> the same, by other people's programs
+//! craft, Raw                 --frames by hand-> AF_PACKET on the host's interface
 //! Truth: tcpdump on the pods' own eth0 --> what was sent, or that it does not know
 //! ```
 //!
@@ -11,11 +12,13 @@
 
 mod bulk;
 mod capture;
+pub mod craft;
 mod datagrams;
 mod dns;
 mod http;
 mod points;
 mod random;
+mod raw;
 mod server;
 mod socket;
 mod tools;
@@ -26,6 +29,7 @@ pub use datagrams::Datagrams;
 pub use dns::Dns;
 pub use http::Http;
 pub use points::{Points, Sighting};
+pub use raw::{Raw, SuperDatagrams};
 pub use server::{Serve, Server};
 pub use tools::{Replayed, iperf3, ping, tcpreplay};
 
