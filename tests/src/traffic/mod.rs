@@ -5,6 +5,7 @@
 //! ping, iperf3, tcpreplay    --tools---------> the same, by other people's programs
 //! craft, Raw                 --frames by hand-> AF_PACKET on the host's interface
 //! Truth: tcpdump on the pods' own eth0 --> what was sent, or that it does not know
+//! WireTruth: the same, cut as the kernel would cut it    Points: at which interfaces it was seen
 //! ```
 //!
 //! Everything ends by itself: counts are bounded and every wait has a limit. Sizes and contents
@@ -21,7 +22,9 @@ mod random;
 mod raw;
 mod server;
 mod socket;
+mod super_frame;
 mod tools;
+mod wire;
 
 pub use bulk::Bulk;
 pub use capture::{Capture, Captured, Side, Truth};
@@ -32,6 +35,7 @@ pub use points::{Points, Sighting};
 pub use raw::{Raw, SuperDatagrams};
 pub use server::{Serve, Server};
 pub use tools::{Replayed, iperf3, ping, tcpreplay};
+pub use wire::WireTruth;
 
 use serde::Serialize;
 
