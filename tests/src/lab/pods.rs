@@ -53,6 +53,7 @@ pub(crate) struct PodId {
 }
 
 impl PodId {
+    #[cfg(test)]
     pub(crate) fn plain(node: u8, number: u8) -> Self {
         Self { kind: PodKind::Plain, node, number }
     }

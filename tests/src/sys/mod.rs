@@ -8,5 +8,5 @@
 mod packet;
 mod tap;
 
-pub(crate) use packet::{Frame, PacketSocket, Tci};
+pub(crate) use packet::{Frame, PacketSocket, Tci, VNET_BYTES};
 pub(crate) use tap::Tap;

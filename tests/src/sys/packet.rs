@@ -41,21 +41,27 @@ pub(crate) struct PacketSocket(Socket);
 
 impl PacketSocket {
     pub(crate) fn open(interface: &str) -> io::Result<Self> {
-        Self::bound(if_nametoindex(interface)?)
+        Self::bound(if_nametoindex(interface)?, false)
+    }
+
+    /// Each frame, received or sent, begins with its vnet header.
+    pub(crate) fn open_with_vnet_headers(interface: &str) -> io::Result<Self> {
+        Self::bound(if_nametoindex(interface)?, true)
     }
 
     /// On all interfaces of the namespace, also those to come; to receive only.
     pub(crate) fn open_all() -> io::Result<Self> {
-        Self::bound(0)
+        Self::bound(0, false)
     }
 
-    fn bound(index: u32) -> io::Result<Self> {
+    fn bound(index: u32, with_vnet_headers: bool) -> io::Result<Self> {
         let all = u16::try_from(libc::ETH_P_ALL).unwrap_or(3).to_be();
         // Without a protocol, so that it gets nothing before it is bound.
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
         let socket = Self(socket);
         socket.set(libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
         socket.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, QUEUE_BYTES)?;
+        socket.set(libc::SOL_PACKET, libc::PACKET_VNET_HDR, i32::from(with_vnet_headers))?;
         socket.0.set_nonblocking(true)?;
         socket.0.bind(&link_address(index, all)?)?;
         Ok(socket)
@@ -64,11 +70,6 @@ impl PacketSocket {
     /// What other sockets and the kernel send by the interface is not received.
     pub(crate) fn ignore_own_sending(&self) -> io::Result<()> {
         self.set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)
-    }
-
-    /// Each frame, received or sent, begins with its vnet header.
-    pub(crate) fn with_vnet_header(&self) -> io::Result<()> {
-        self.set(libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)
     }
 
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Frame> {

@@ -3,7 +3,9 @@
 //! ```text
 //! Http, Dns, Bulk, Datagrams --run_on(host)--> sockets in the host's namespace --> Server
 //! ping, iperf3, tcpreplay    --tools---------> the same, by other people's programs
+//! craft, Raw                 --frames by hand-> AF_PACKET on the host's interface
 //! Truth: tcpdump on the pods' own eth0 --> what was sent, or that it does not know
+//! WireTruth: the same, cut as the kernel would cut it    Points: at which interfaces it was seen
 //! ```
 //!
 //! Everything ends by itself: counts are bounded and every wait has a limit. Sizes and contents
@@ -11,14 +13,18 @@
 
 mod bulk;
 mod capture;
+pub mod craft;
 mod datagrams;
 mod dns;
 mod http;
 mod points;
 mod random;
+mod raw;
 mod server;
 mod socket;
+mod super_frame;
 mod tools;
+mod wire;
 
 pub use bulk::Bulk;
 pub use capture::{Capture, Captured, Side, Truth};
@@ -26,8 +32,10 @@ pub use datagrams::Datagrams;
 pub use dns::Dns;
 pub use http::Http;
 pub use points::{Points, Sighting};
+pub use raw::{Raw, SuperDatagrams};
 pub use server::{Serve, Server};
 pub use tools::{Replayed, iperf3, ping, tcpreplay};
+pub use wire::WireTruth;
 
 use serde::Serialize;
 
