@@ -165,12 +165,6 @@ impl Tap {
         Self::launch_at(node, METRICS, &flags)
     }
 
-    /// Its process id.
-    #[must_use]
-    pub fn id(&self) -> u32 {
-        self.process.id()
-    }
-
     /// What it has logged.
     #[must_use]
     pub fn log(&self) -> String {
@@ -221,6 +215,12 @@ impl Tap {
             is_it.then(|| rest.rsplit(' ').next()?.parse::<f64>().ok()).flatten()
         });
         Some(values.sum())
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Sends a signal.
