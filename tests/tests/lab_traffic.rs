@@ -22,10 +22,7 @@ mod tests {
 
     /// Both families: an end of each pod.
     fn ends(a: &Pod, b: &Pod, from: u16, to: u16) -> [(SocketAddr, SocketAddr); 2] {
-        [
-            (a.socket(from), b.socket(to)),
-            (a.socket_v6(from).unwrap(), b.socket_v6(to).unwrap()),
-        ]
+        [(a.socket(from), b.socket(to)), (a.socket_v6(from).unwrap(), b.socket_v6(to).unwrap())]
     }
 
     fn payloads(seen: &[Sighting]) -> usize {
@@ -52,9 +49,11 @@ mod tests {
         let seen = watch.stop(|packet| packet.has_port(7001)).unwrap();
         assert_eq!(payloads(&seen), 1000);
         let first = &seen[0].packet;
-        assert!(seen.iter().filter(|seen| !seen.is_outgoing && !seen.packet.is_ipv6()).all(
-            |seen| seen.packet == *first && seen.packet.data()[4..6] == [0, 0]
-        ));
+        assert!(
+            seen.iter()
+                .filter(|seen| !seen.is_outgoing && !seen.packet.is_ipv6())
+                .all(|seen| seen.packet == *first && seen.packet.data()[4..6] == [0, 0])
+        );
         assert_eq!(server.requests(), 1000);
     }
 
@@ -189,7 +188,10 @@ mod tests {
             seen.is_outgoing
                 && seen.interface == a.host_veth()
                 && matches!(
-                    (seen.packet.is_ipv6(), seen.packet.data()[if seen.packet.is_ipv6() { 40 } else { 20 }]),
+                    (
+                        seen.packet.is_ipv6(),
+                        seen.packet.data()[if seen.packet.is_ipv6() { 40 } else { 20 }]
+                    ),
                     (false, 3) | (true, 1)
                 )
         });
