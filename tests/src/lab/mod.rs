@@ -30,6 +30,8 @@ mod process;
 mod relay;
 mod service;
 mod spec;
+mod trunk;
+mod tunnel;
 mod uplinks;
 mod wiring;
 
@@ -38,9 +40,11 @@ pub use host::{Host, Node, Pod};
 pub(crate) use namespace::ip_batch;
 pub use pods::PodKind;
 pub use process::Process;
-pub use relay::Trunk;
+pub use relay::RelaySpec;
 pub use service::{Protocol, Refusal, Service};
-pub use spec::{LabSpec, PODNET, PODNET_V6, SVCNET, SVCNET_V6};
+pub use spec::{LabSpec, Overlay, PODNET, PODNET_V6, SVCNET, SVCNET_V6};
+pub use trunk::Trunk;
+pub use tunnel::{Tunnel, Wrapping};
 
 use nix::unistd::geteuid;
 use std::{
@@ -141,15 +145,15 @@ impl Lab {
         Ok(names)
     }
 
-    /// Leaves the lab up when this value is dropped. Its [`Self::trunks`] are no longer relayed.
+    /// Leaves the lab up when this value is dropped. Its [`Self::relays`] end with it.
     pub fn keep(mut self) {
         self.keep = true;
     }
 
-    /// The trunks whose VLANs are emulated, for one that relays them after [`Self::keep`].
+    /// What stands for devices that the kernel lacks, for one that runs it after [`Self::keep`].
     #[must_use]
-    pub fn trunks(&self) -> Vec<Trunk> {
-        self.nodes.iter().flat_map(|node| self.trunks_of(node)).collect()
+    pub fn relays(&self) -> Vec<RelaySpec> {
+        self.nodes.iter().flat_map(|node| self.relays_of(node)).collect()
     }
 
     /// What it was built from.
