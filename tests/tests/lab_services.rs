@@ -56,13 +56,16 @@ mod tests {
             http.run_on(client).unwrap();
             let seen = points.stop(is_tcp).unwrap();
             assert!(seen.iter().all(|seen| seen.packet.has_port(45000)));
-            let address = |host: &Host| if to.is_ipv4() { host.v4().into() } else {
-                IpAddr::from(host.v6().unwrap())
+            let address = |host: &Host| {
+                if to.is_ipv4() { host.v4().into() } else { IpAddr::from(host.v6().unwrap()) }
             };
-            assert_eq!(opening(&seen), [
-                line(&format!("{} in", client.host_veth()), address(client), to.ip()),
-                line(&format!("{} out", server.host_veth()), address(client), address(server)),
-            ]);
+            assert_eq!(
+                opening(&seen),
+                [
+                    line(&format!("{} in", client.host_veth()), address(client), to.ip()),
+                    line(&format!("{} out", server.host_veth()), address(client), address(server)),
+                ]
+            );
         }
         Dns::new(service(50053), 3, 1).run_on(client).unwrap();
     }
@@ -85,10 +88,13 @@ mod tests {
             let points = Points::start(node).unwrap();
             Http::new(to, 1, 1).run_on(pod).unwrap();
             let seen = points.stop(is_tcp).unwrap();
-            assert_eq!(opening(&seen), [
-                line(&format!("{veth} in"), pod_at, to.ip()),
-                line(&format!("{veth} out"), node_at, pod_at),
-            ]);
+            assert_eq!(
+                opening(&seen),
+                [
+                    line(&format!("{veth} in"), pod_at, to.ip()),
+                    line(&format!("{veth} out"), node_at, pod_at),
+                ]
+            );
         }
     }
 
@@ -118,14 +124,26 @@ mod tests {
         let veth_out = format!("{} out", near.host_veth());
         let cases = [
             // Marked: the backend sees the node.
-            (node.socket(near_port), inet.v4().into(), (veth_out.clone(), node.v4().into(),
-                IpAddr::from(near.v4()))),
-            (node.socket(far_port), inet.v4().into(), ("eth0 out".to_owned(), node.v4().into(),
-                far.v4().into())),
-            (node.socket(local_port), inet.v4().into(), (veth_out, inet.v4().into(),
-                near.v4().into())),
-            (node.socket_v6(far6_port).unwrap(), inet.v6().unwrap().into(),
-                ("eth0 out".to_owned(), node.v6().unwrap().into(), far.v6().unwrap().into())),
+            (
+                node.socket(near_port),
+                inet.v4().into(),
+                (veth_out.clone(), node.v4().into(), IpAddr::from(near.v4())),
+            ),
+            (
+                node.socket(far_port),
+                inet.v4().into(),
+                ("eth0 out".to_owned(), node.v4().into(), far.v4().into()),
+            ),
+            (
+                node.socket(local_port),
+                inet.v4().into(),
+                (veth_out, inet.v4().into(), near.v4().into()),
+            ),
+            (
+                node.socket_v6(far6_port).unwrap(),
+                inet.v6().unwrap().into(),
+                ("eth0 out".to_owned(), node.v6().unwrap().into(), far.v6().unwrap().into()),
+            ),
         ];
         for (to, client, (point, from, backend)) in cases {
             let client: IpAddr = client;
@@ -220,12 +238,14 @@ mod tests {
                     line(&seen.point(), from.unwrap(), to.unwrap())
                 })
                 .collect();
-            let own: IpAddr =
-                if to.is_ipv4() { pod.v4().into() } else { pod.v6().unwrap().into() };
-            assert_eq!(shown, [
-                line(&format!("{} in", pod.host_veth()), own, to.ip()),
-                line(&format!("{} out", pod.host_veth()), to.ip(), own),
-            ]);
+            let own: IpAddr = if to.is_ipv4() { pod.v4().into() } else { pod.v6().unwrap().into() };
+            assert_eq!(
+                shown,
+                [
+                    line(&format!("{} in", pod.host_veth()), own, to.ip()),
+                    line(&format!("{} out", pod.host_veth()), to.ip(), own),
+                ]
+            );
         }
         assert_eq!(server.requests(), 2);
     }

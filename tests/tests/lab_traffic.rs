@@ -9,8 +9,8 @@ mod tests {
         compare::{Checksums, Comparison, Identity, Packet, read},
         lab::{Lab, LabSpec, Pod, Protocol, Service, can_run},
         traffic::{
-            Bulk, Captured, Datagrams, Http, Points, Raw, Serve, Server, Side, Sighting,
-            SuperDatagrams, WireTruth,
+            Bulk, Captured, Datagrams, Points, Raw, Serve, Server, Side, Sighting, SuperDatagrams,
+            WireTruth,
             craft::{self, Extension, flags},
             ping,
         },
@@ -22,10 +22,7 @@ mod tests {
 
     /// Both families: an end of each pod.
     fn ends(a: &Pod, b: &Pod, from: u16, to: u16) -> [(SocketAddr, SocketAddr); 2] {
-        [
-            (a.socket(from), b.socket(to)),
-            (a.socket_v6(from).unwrap(), b.socket_v6(to).unwrap()),
-        ]
+        [(a.socket(from), b.socket(to)), (a.socket_v6(from).unwrap(), b.socket_v6(to).unwrap())]
     }
 
     fn payloads(seen: &[Sighting]) -> usize {
@@ -52,9 +49,11 @@ mod tests {
         let seen = watch.stop(|packet| packet.has_port(7001)).unwrap();
         assert_eq!(payloads(&seen), 1000);
         let first = &seen[0].packet;
-        assert!(seen.iter().filter(|seen| !seen.is_outgoing && !seen.packet.is_ipv6()).all(
-            |seen| seen.packet == *first && seen.packet.data()[4..6] == [0, 0]
-        ));
+        assert!(
+            seen.iter()
+                .filter(|seen| !seen.is_outgoing && !seen.packet.is_ipv6())
+                .all(|seen| seen.packet == *first && seen.packet.data()[4..6] == [0, 0])
+        );
         assert_eq!(server.requests(), 1000);
     }
 
@@ -189,7 +188,10 @@ mod tests {
             seen.is_outgoing
                 && seen.interface == a.host_veth()
                 && matches!(
-                    (seen.packet.is_ipv6(), seen.packet.data()[if seen.packet.is_ipv6() { 40 } else { 20 }]),
+                    (
+                        seen.packet.is_ipv6(),
+                        seen.packet.data()[if seen.packet.is_ipv6() { 40 } else { 20 }]
+                    ),
                     (false, 3) | (true, 1)
                 )
         });
@@ -280,11 +282,24 @@ mod tests {
         let lab = Lab::up(LabSpec::unique().ipv6().big_tcp()).unwrap();
         let (a, b) = (lab.node(1).pod(1), lab.node(1).pod(2));
         let _server = Server::start(b, Serve::Bulk, 9000).unwrap();
-        let watch = Points::start(lab.node(1)).unwrap();
-        Bulk::new(b.socket_v6(9000).unwrap(), 20_000_000).run_on(a).unwrap();
-        let seen = watch.stop(|packet| packet.is_ipv6()).unwrap();
-        let longest = seen.iter().map(|seen| seen.packet.data().len()).max().unwrap();
-        assert!(longest > 70_000, "{longest}");
-        Http::new(b.socket(9000), 0, 0).run_on(a).unwrap();
+        let directory = TempDir::new().unwrap();
+        let mut truth = WireTruth::new(directory.path(), |packet| packet.has_port(9000));
+        truth.add(a, "eth0", Side::Sent).unwrap();
+        for to in [b.socket(9000), b.socket_v6(9000).unwrap()] {
+            let watch = Points::start(lab.node(1)).unwrap();
+            Bulk::new(to, 20_000_000).run_on(a).unwrap();
+            let seen = watch.stop(|packet| packet.data().len() > 65_575).unwrap();
+            assert!(!seen.is_empty(), "{to}: no super-frame is beyond 64 kB");
+        }
+        // They are known by their segments too.
+        let sent = truth.stop().unwrap();
+        assert_eq!(sent[0].lost, 0);
+        let packets = read(&sent[0].path).unwrap();
+        assert!(packets.iter().all(|packet| packet.data().len() <= 1500));
+        let payload = |packet: &Packet| {
+            let headers = if packet.is_ipv6() { 40 } else { 20 };
+            packet.data().len() - headers - usize::from(packet.data()[headers + 12] >> 4) * 4
+        };
+        assert!(packets.iter().map(payload).sum::<usize>() >= 40_000_000);
     }
 }

@@ -113,12 +113,7 @@ mod tests {
         let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         for index in 0..2 {
             let mut six = vec![at(a, "in")];
-            six.extend(words(&[
-                "vlan.eth.1 out",
-                "eth1.1 out",
-                "eth1.2 in",
-                "vlan.eth.2 in",
-            ]));
+            six.extend(words(&["vlan.eth.1 out", "eth1.1 out", "eth1.2 in", "vlan.eth.2 in"]));
             six.push(at(b, "out"));
             assert_eq!(points(node, a, both(b)[index]), six);
             let mut out = vec![at(a, "in")];
@@ -141,8 +136,7 @@ mod tests {
 
     #[test]
     fn an_overlays_inner_packets_are_seen_at_the_pods_and_outer_ones_at_the_uplink() {
-        if !can_run("an_overlays_inner_packets_are_seen_at_the_pods_and_outer_ones_at_the_uplink")
-        {
+        if !can_run("an_overlays_inner_packets_are_seen_at_the_pods_and_outer_ones_at_the_uplink") {
             return;
         }
         let port = |port: u16| move |packet: &Packet| packet.destination_port() == Some(port);

@@ -202,15 +202,7 @@ fn run(command: Command) -> Result<ExitCode, LabError> {
             let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
             return Ok(ExitCode::from(code));
         }
-        Command::Service {
-            name,
-            protocol,
-            address,
-            backends,
-            node_port,
-            local_only,
-            reset,
-        } => {
+        Command::Service { name, protocol, address, backends, node_port, local_only, reset } => {
             let refusal = if reset { Refusal::TcpReset } else { Refusal::PortUnreachable };
             let service = Service::new(protocol, address, &backends);
             let service = Service { node_port, local_only, refusal, ..service };
@@ -247,10 +239,8 @@ fn run(command: Command) -> Result<ExitCode, LabError> {
 fn start_relay(relay: &RelaySpec) -> Result<(), LabError> {
     let what = serde_json::to_string(relay)
         .map_err(|error| LabError::Invalid(format!("a relay as JSON: {error}")))?;
-    let program = std::env::current_exe().map_err(|source| LabError::Start {
-        program: "scripts/lab relay".to_owned(),
-        source,
-    })?;
+    let program = std::env::current_exe()
+        .map_err(|source| LabError::Start { program: "scripts/lab relay".to_owned(), source })?;
     let mut command = process::Command::new("ip");
     command.args(["netns", "exec", relay.namespace()]).arg(program).args(["relay", &what]);
     // Not in the terminal's group: it stays when the caller is interrupted.

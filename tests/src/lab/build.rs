@@ -6,7 +6,7 @@
 //! ```
 
 use super::{
-    Host, Lab, LabError, LabSpec, Node, Overlay, Pod, PodKind, RelaySpec, namespace, nat,
+    Host, Lab, LabError, LabSpec, Node, Overlay, Pod, PodKind, RelaySpec, big_tcp, namespace, nat,
     pods::{self, PodId},
     relay::Relay,
     spec,
@@ -107,6 +107,9 @@ impl Lab {
                 self.turn_offloads_off(host)?;
             }
             namespace::ip_batch(Some(&host.namespace), &lines)?;
+            if spec.big_tcp {
+                big_tcp::over_ipv4(host, &self.veths_of(host))?;
+            }
             node.map_or(Ok(()), |number| nat::prepare_node(spec, number))
         })?;
         self.relays = self.relays().iter().map(Relay::start).collect::<Result<_, _>>()?;
@@ -116,12 +119,8 @@ impl Lab {
     /// What has to be moved by hand on a node, and at the router's end of its trunk.
     pub(super) fn relays_of(&self, node: &Node) -> Vec<RelaySpec> {
         let mut relays = Vec::new();
-        let branches: Vec<PodId> = node
-            .pods
-            .iter()
-            .map(|pod| pod.id)
-            .filter(|pod| pod.kind == PodKind::Branch)
-            .collect();
+        let branches: Vec<PodId> =
+            node.pods.iter().map(|pod| pod.id).filter(|pod| pod.kind == PodKind::Branch).collect();
         let trunk = |host: &Host, interface: String, device: fn(PodId) -> String| {
             RelaySpec::Trunk(Trunk {
                 namespace: host.namespace.clone(),
@@ -163,28 +162,37 @@ impl Lab {
         interfaces.into_iter().try_for_each(|interface| no_offloads(host, interface))
     }
 
+    /// The host's ends of veths.
+    fn veths_of(&self, host: &Host) -> Vec<String> {
+        let mut veths = vec!["eth0".to_owned()];
+        if host.name == "vpc" {
+            veths = vec!["inet".to_owned(), "sensor".to_owned()];
+            veths.extend(self.bare.iter().map(|host| host.name.clone()));
+            for node in &self.nodes {
+                veths.push(node.name.clone());
+                if self.spec.has_eni() {
+                    veths.push(uplinks::vpc_eni_device(node.number));
+                }
+            }
+        } else if let Some(node) = self.nodes.iter().find(|node| node.name == host.name) {
+            veths.extend(node.pods.iter().map(|pod| pod.host_veth.clone()));
+            if self.spec.has_eni() {
+                veths.push("eth1".to_owned());
+            }
+        }
+        veths
+    }
+
     /// A link whose peer came up second gets its queue from a work item of the kernel's, up to
     /// a second later; what is sent before is lost.
     pub(super) fn wait_for_links(&self) -> Result<(), LabError> {
         for host in self.hosts() {
-            let mut wanted = vec!["eth0".to_owned()];
+            let mut wanted = self.veths_of(host);
             if host.name == "vpc" {
-                wanted = vec!["inet".to_owned(), "sensor".to_owned()];
-                wanted.extend(self.bare.iter().map(|host| host.name.clone()));
-                for node in &self.nodes {
-                    wanted.push(node.name.clone());
-                    if self.spec.has_eni() {
-                        wanted.push(uplinks::vpc_eni_device(node.number));
-                    }
-                    let branches = node.pods.iter().filter(|pod| pod.id.kind == PodKind::Branch);
-                    wanted.extend(branches.map(|pod| pod.id.router_device()));
-                }
+                let branches = self.pods().filter(|pod| pod.id.kind == PodKind::Branch);
+                wanted.extend(branches.map(|pod| pod.id.router_device()));
             } else if let Some(node) = self.nodes.iter().find(|node| node.name == host.name) {
-                wanted.extend(node.pods.iter().map(|pod| pod.host_veth.clone()));
                 wanted.extend(node.pods.iter().filter_map(Pod::branch_device));
-                if self.spec.has_eni() {
-                    wanted.push("eth1".to_owned());
-                }
                 if self.spec.overlay_pods > 0 {
                     wanted.extend(["cni0", self.spec.overlay.device()].map(str::to_owned));
                 }

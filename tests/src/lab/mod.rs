@@ -19,6 +19,7 @@
 //! file, `/run/podtap-lab/NAME.json`. Dropping a [`Lab`] removes everything, the processes that
 //! run in it included.
 
+mod big_tcp;
 mod build;
 mod error;
 mod host;

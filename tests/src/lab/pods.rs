@@ -169,9 +169,7 @@ impl PodId {
 pub(crate) fn of_node(spec: &LabSpec, node: u8) -> Vec<PodId> {
     PodKind::ALL
         .into_iter()
-        .flat_map(|kind| {
-            (1..=spec.count_of(kind)).map(move |number| PodId { kind, node, number })
-        })
+        .flat_map(|kind| (1..=spec.count_of(kind)).map(move |number| PodId { kind, node, number }))
         .collect()
 }
 

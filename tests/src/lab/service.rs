@@ -174,8 +174,10 @@ impl Service {
         }
         let all: Vec<usize> = (0..self.backends.len()).collect();
         text += &choice(&format!("KUBE-SVC-{id}"), &id, &all);
-        let _ =
-            writeln!(text, "-A KUBE-SERVICES -d {ip} -p {protocol} --dport {port} -j KUBE-SVC-{id}");
+        let _ = writeln!(
+            text,
+            "-A KUBE-SERVICES -d {ip} -p {protocol} --dport {port} -j KUBE-SVC-{id}"
+        );
         let mut filter = String::new();
         if let Some(port) = self.node_port {
             let chain = format!("KUBE-EXT-{id}");
@@ -183,8 +185,7 @@ impl Service {
             let _ = writeln!(text, "-A KUBE-NODEPORTS -p {protocol} --dport {port} -j {chain}");
             if self.local_only {
                 for target in ["KUBE-MARK-MASQ".to_owned(), format!("KUBE-SVC-{id}")] {
-                    let _ =
-                        writeln!(text, "-A {chain} -m addrtype --src-type LOCAL -j {target}");
+                    let _ = writeln!(text, "-A {chain} -m addrtype --src-type LOCAL -j {target}");
                 }
                 text += &choice(&chain, &id, &locals);
                 if locals.is_empty() {
@@ -237,8 +238,7 @@ fn choice(chain: &str, id: &str, backends: &[usize]) -> String {
         if left > 1 {
             // Of the connections that earlier rules left, one in `left`.
             let probability = 10_000_000_000 / left;
-            let _ =
-                write!(text, " -m statistic --mode random --probability 0.{probability:010}");
+            let _ = write!(text, " -m statistic --mode random --probability 0.{probability:010}");
         }
         let _ = writeln!(text, " -j KUBE-SEP-{id}-{index}");
     }

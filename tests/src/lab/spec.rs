@@ -125,7 +125,7 @@ pub struct LabSpec {
     /// Instances of the VPC that are no nodes: `db`, and `cache` among the nodes' subnets.
     #[serde(default)]
     pub bare: bool,
-    /// Super-frames of up to 180 kB, instead of 64 kB (IPv6: BIG TCP).
+    /// Super-frames of up to 180 kB, instead of 64 kB (BIG TCP).
     #[serde(default)]
     pub big_tcp: bool,
 }

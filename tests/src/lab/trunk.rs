@@ -50,7 +50,8 @@ impl TrunkPorts {
         for _ in 0..BATCH {
             let Some(frame) = nothing_yet(self.trunk.receive(buffer))? else { return Ok(()) };
             let Some(Tci(tci)) = frame.tci else { continue };
-            if let Some((_vlan, tap)) = self.vlans.iter().find(|(vlan, _tap)| *vlan == tci & 0xfff) {
+            if let Some((_vlan, tap)) = self.vlans.iter().find(|(vlan, _tap)| *vlan == tci & 0xfff)
+            {
                 deliver(tap.write(&buffer[..frame.length]))?;
             }
         }

@@ -141,7 +141,8 @@ impl Seen {
         }
         if frame.is_bare {
             header = 0;
-            ethertype = if data.first().is_some_and(|byte| byte >> 4 == 6) { 0x86dd } else { 0x0800 };
+            ethertype =
+                if data.first().is_some_and(|byte| byte >> 4 == 6) { 0x86dd } else { 0x0800 };
         }
         let network = data.split_off(header.min(data.len()));
         Sighting {

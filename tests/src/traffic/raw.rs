@@ -76,7 +76,8 @@ impl Raw {
     ///
     /// When the interface does not take one.
     pub fn packets(&self, packet: &[u8], times: u32) -> Result<(), LabError> {
-        let ethertype = if packet.first().is_some_and(|byte| byte >> 4 == 6) { 0x86dd } else { 0x0800 };
+        let ethertype =
+            if packet.first().is_some_and(|byte| byte >> 4 == 6) { 0x86dd } else { 0x0800 };
         let frame = super::craft::frame(self.next, self.own, ethertype, packet);
         (0..times).try_for_each(|_time| self.frame(&frame))
     }

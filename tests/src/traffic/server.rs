@@ -73,11 +73,7 @@ impl Server {
     /// # Errors
     ///
     /// When one is taken or not the host's.
-    pub fn start_at(
-        host: &Host,
-        serve: Serve,
-        addresses: &[SocketAddr],
-    ) -> Result<Self, LabError> {
+    pub fn start_at(host: &Host, serve: Serve, addresses: &[SocketAddr]) -> Result<Self, LabError> {
         host.enter(|| Self::listen(serve, addresses))?.map_err(|error| {
             LabError::call(format!("serving {serve:?} on {} at {addresses:?}", host.name()), error)
         })

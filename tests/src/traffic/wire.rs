@@ -88,7 +88,8 @@ impl WireTruth {
             .enter(|| PacketSocket::open_with_vnet_headers(interface))?
             .map_err(|error| LabError::call(format!("capturing {what}"), error))?;
         let number = self.captures.len();
-        let path = self.directory.join(format!("wire-{number:02}-{}-{interface}.pcap", host.name()));
+        let path =
+            self.directory.join(format!("wire-{number:02}-{}-{interface}.pcap", host.name()));
         let file = File::create(&path).map_err(|error| LabError::file(&path, error))?;
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, wanted) = (Arc::clone(&stop), self.wanted);
