@@ -158,8 +158,6 @@ mod tests {
         }
         // No backend here and policy Local: dropped without a word.
         let points = Points::start(node).unwrap();
-        let mut probe = Datagrams::new(node.socket(nowhere), 1, 10);
-        probe.client_port = Some(7);
         let refused = inet
             .enter(|| {
                 std::net::TcpStream::connect_timeout(

@@ -46,7 +46,7 @@ impl TrunkPorts {
         Ok(Self { trunk: socket, vlans })
     }
     /// Tagged frames go to the TAP of their VLAN, without the tag.
-    fn from_trunk(&self, buffer: &mut [u8]) -> io::Result<()> {
+    fn untag(&self, buffer: &mut [u8]) -> io::Result<()> {
         for _ in 0..BATCH {
             let Some(frame) = nothing_yet(self.trunk.receive(buffer))? else { return Ok(()) };
             let Some(Tci(tci)) = frame.tci else { continue };
@@ -59,7 +59,7 @@ impl TrunkPorts {
     }
 
     /// Frames of a TAP go out of the trunk, with the tag.
-    fn from_tap(&self, vlan: u16, tap: &Tap, buffer: &mut [u8]) -> io::Result<()> {
+    fn tag(&self, vlan: u16, tap: &Tap, buffer: &mut [u8]) -> io::Result<()> {
         for _ in 0..BATCH {
             let Some(length) = nothing_yet(tap.read(&mut buffer[4..]))? else { return Ok(()) };
             if length < 14 {
@@ -82,7 +82,7 @@ impl Moving for TrunkPorts {
     }
 
     fn turn(&self, buffer: &mut [u8]) -> io::Result<()> {
-        self.from_trunk(buffer)?;
-        self.vlans.iter().try_for_each(|(vlan, tap)| self.from_tap(*vlan, tap, buffer))
+        self.untag(buffer)?;
+        self.vlans.iter().try_for_each(|(vlan, tap)| self.tag(*vlan, tap, buffer))
     }
 }

@@ -88,7 +88,7 @@ impl Points {
     /// When there is no such namespace, or we are not root.
     pub fn start(host: &Host) -> Result<Self, LabError> {
         let socket = host
-            .enter(|| PacketSocket::open_all())?
+            .enter(PacketSocket::open_all)?
             .map_err(|error| LabError::call(format!("watching {}", host.name()), error))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
