@@ -156,6 +156,11 @@ mod tests {
                 [line("eth0 in", client, to.ip()), line(&point, from, backend)]
             );
         }
+        // UDP as well.
+        let udp = Service::udp(service(53), &[far.socket(53)]).node_port(30053);
+        lab.add_service(&udp).unwrap();
+        let _dns = Server::start(far, Serve::Dns, 53).unwrap();
+        Dns::new(node.socket(30053), 5, 2).run_on(inet).unwrap();
         // No backend here and policy Local: dropped without a word.
         let points = Points::start(node).unwrap();
         let refused = inet
