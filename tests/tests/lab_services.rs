@@ -156,10 +156,13 @@ mod tests {
                 [line("eth0 in", client, to.ip()), line(&point, from, backend)]
             );
         }
+        // UDP as well.
+        let udp = Service::udp(service(53), &[far.socket(53)]).node_port(30053);
+        lab.add_service(&udp).unwrap();
+        let _dns = Server::start(far, Serve::Dns, 53).unwrap();
+        Dns::new(node.socket(30053), 5, 2).run_on(inet).unwrap();
         // No backend here and policy Local: dropped without a word.
         let points = Points::start(node).unwrap();
-        let mut probe = Datagrams::new(node.socket(nowhere), 1, 10);
-        probe.client_port = Some(7);
         let refused = inet
             .enter(|| {
                 std::net::TcpStream::connect_timeout(

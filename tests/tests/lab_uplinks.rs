@@ -6,7 +6,7 @@ mod tests {
     use std::net::IpAddr;
     use tests::{
         compare::Packet,
-        lab::{Host, Lab, LabSpec, Pod, PodKind, can_run},
+        lab::{Host, Lab, LabSpec, Overlay, Pod, PodKind, can_run},
         traffic::{Bulk, Http, Points, Serve, Server, Sighting, ping},
     };
 
@@ -139,30 +139,38 @@ mod tests {
         if !can_run("an_overlays_inner_packets_are_seen_at_the_pods_and_outer_ones_at_the_uplink") {
             return;
         }
-        for port in [8472, 4789] {
-            let lab = Lab::up(LabSpec::unique().ipv6().pods(1).overlay_pods(2, port)).unwrap();
-            let node = lab.node(1);
-            let (a, b) = (node.pod_of(PodKind::Overlay, 1), node.pod_of(PodKind::Overlay, 2));
-            let far = lab.node(2).pod_of(PodKind::Overlay, 1);
-            for index in 0..2 {
-                // Neighbours are known after the first.
-                ping(a, both(b)[index], 1, 56).unwrap();
-                ping(a, both(far)[index], 1, 56).unwrap();
-                let inner = points(node, a, both(far)[index]);
-                let expected = [at(a, "in"), "cni0 in".to_owned(), "vxlan.1 out".to_owned()];
-                assert_eq!(inner, expected);
-                assert_eq!(points(node, a, both(b)[index]), [at(a, "in"), at(b, "out")]);
-            }
-            let watch = Points::start(node).unwrap();
-            ping(a, far.v4().into(), 1, 56).unwrap();
-            let outer = watch.stop(|packet| packet.destination_port() == Some(port)).unwrap();
-            assert_eq!(points_of(&outer), ["eth0 out", "eth0 in"]);
-            let nodes = [lab.node(1).v4(), lab.node(2).v4()];
-            assert!(outer.iter().all(|seen| seen.packet.is_between(nodes[0], nodes[1])));
-            ping(a, lab.inet().v4().into(), 1, 56).unwrap();
-            let _server = Server::start(far, Serve::Bulk, 9000).unwrap();
-            Bulk::new(far.socket(9000), 1_000_000).run_on(a).unwrap();
+        let port = |port: u16| move |packet: &Packet| packet.destination_port() == Some(port);
+        let ipip = |packet: &Packet| packet.protocol() == Some(4);
+        overlay(Overlay::Vxlan(8472), port(8472));
+        overlay(Overlay::Vxlan(4789), port(4789));
+        overlay(Overlay::Geneve, port(6081));
+        overlay(Overlay::Ipip, ipip);
+    }
+
+    fn overlay(overlay: Overlay, is_outer: impl Fn(&Packet) -> bool) {
+        let lab = Lab::up(LabSpec::unique().ipv6().pods(1).overlay_pods(2, overlay)).unwrap();
+        let node = lab.node(1);
+        let (a, b) = (node.pod_of(PodKind::Overlay, 1), node.pod_of(PodKind::Overlay, 2));
+        let far = lab.node(2).pod_of(PodKind::Overlay, 1);
+        let families = if overlay == Overlay::Ipip { 1 } else { 2 };
+        for index in 0..families {
+            // Neighbours are known after the first.
+            ping(a, both(b)[index], 1, 56).unwrap();
+            ping(a, both(far)[index], 1, 56).unwrap();
+            let out = format!("{} out", overlay.device());
+            let expected = [at(a, "in"), "cni0 in".to_owned(), out];
+            assert_eq!(points(node, a, both(far)[index]), expected);
+            assert_eq!(points(node, a, both(b)[index]), [at(a, "in"), at(b, "out")]);
         }
+        let watch = Points::start(node).unwrap();
+        ping(a, far.v4().into(), 1, 56).unwrap();
+        let outer = watch.stop(is_outer).unwrap();
+        assert_eq!(points_of(&outer), ["eth0 out", "eth0 in"]);
+        let nodes = [lab.node(1).v4(), lab.node(2).v4()];
+        assert!(outer.iter().all(|seen| seen.packet.is_between(nodes[0], nodes[1])));
+        ping(a, lab.inet().v4().into(), 1, 56).unwrap();
+        let _server = Server::start(far, Serve::Bulk, 9000).unwrap();
+        Bulk::new(far.socket(9000), 1_000_000).run_on(a).unwrap();
     }
 
     #[test]

@@ -2,8 +2,18 @@
 #![expect(clippy::print_stdout, reason = "a command line's face")]
 
 use clap::{Parser, Subcommand};
-use std::{net::SocketAddr, process::ExitCode};
-use tests::lab::{Lab, LabError, LabSpec, Protocol, Service, run_attached};
+use std::{
+    io::{BufRead as _, BufReader},
+    net::{IpAddr, SocketAddr},
+    os::unix::process::CommandExt as _,
+    process::{self, ExitCode, Stdio},
+};
+use tests::lab::{
+    Lab, LabError, LabSpec, Overlay, Protocol, Refusal, RelaySpec, Service, run_attached,
+};
+
+/// What a relay says when it has begun.
+const RELAYING: &str = "relaying";
 
 /// An EKS node group in network namespaces.
 #[derive(Debug, Parser)]
@@ -35,6 +45,24 @@ enum Command {
         /// Frames leave the pods within the MTU and with checksums.
         #[arg(long)]
         no_pod_offloads: bool,
+        /// Pods behind a secondary ENI on each node.
+        #[arg(long, default_value_t = 0)]
+        eni_pods: u8,
+        /// Pods with branch ENIs (strict security groups for pods) on each node.
+        #[arg(long, default_value_t = 0)]
+        branch_pods: u8,
+        /// Pods of an overlay on each node.
+        #[arg(long, default_value_t = 0)]
+        overlay_pods: u8,
+        /// Which overlay: vxlan, vxlan:PORT, geneve or ipip.
+        #[arg(long, default_value = "vxlan")]
+        overlay: Overlay,
+        /// Instances in the VPC that are no nodes: db, and cache among the nodes' subnets.
+        #[arg(long)]
+        bare: bool,
+        /// Super-frames of up to 180 kB.
+        #[arg(long)]
+        big_tcp: bool,
     },
     /// Take a lab down, with everything that runs in it.
     Down {
@@ -50,7 +78,7 @@ enum Command {
         /// Which lab.
         #[arg(long, default_value = "lab")]
         name: String,
-        /// node1, node1-pod2, vpc, inet or sensor.
+        /// node1, node1-pod2, node1-branch1, vpc, inet, db or sensor.
         host: String,
         /// The command and its arguments.
         #[arg(last = true, required = true)]
@@ -68,6 +96,33 @@ enum Command {
         address: SocketAddr,
         /// Address and port of each backend.
         backends: Vec<SocketAddr>,
+        /// Port of the nodes' own addresses that leads there too.
+        #[arg(long)]
+        node_port: Option<u16>,
+        /// By the node port only to backends of the same node, with the client's address.
+        #[arg(long, requires = "node_port")]
+        local_only: bool,
+        /// Without backends: refuse by a TCP reset.
+        #[arg(long)]
+        reset: bool,
+    },
+    /// Make service addresses a node's own, as NodeLocal DNS does.
+    NodeDns {
+        /// Which lab.
+        #[arg(long, default_value = "lab")]
+        name: String,
+        /// The node's number.
+        node: usize,
+        /// The addresses.
+        #[arg(required = true)]
+        addresses: Vec<IpAddr>,
+    },
+    /// Move frames between a trunk and the TAPs of its VLANs, or through an overlay's tunnel: run
+    /// by `up`, inside a namespace.
+    #[command(hide = true)]
+    Relay {
+        /// What to relay, as JSON.
+        what: String,
     },
     /// Say what is up.
     Status {
@@ -96,12 +151,43 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode, LabError> {
     match command {
-        Command::Up { name, nodes, pods, ipv6, mtu, no_pod_offloads } => {
-            let pod_offloads = !no_pod_offloads;
-            let spec = LabSpec { nodes, pods, ipv6, mtu, pod_offloads, ..LabSpec::new(name) };
-            let lab = Lab::up(spec)?;
+        Command::Up {
+            name,
+            nodes,
+            pods,
+            ipv6,
+            mtu,
+            no_pod_offloads,
+            eni_pods,
+            branch_pods,
+            overlay_pods,
+            overlay,
+            bare,
+            big_tcp,
+        } => {
+            let lab = Lab::up(LabSpec {
+                nodes,
+                pods,
+                ipv6,
+                mtu,
+                pod_offloads: !no_pod_offloads,
+                eni_pods,
+                branch_pods,
+                overlay_pods,
+                overlay,
+                bare,
+                big_tcp,
+                ..LabSpec::new(name)
+            })?;
             print(&lab)?;
+            let relays = lab.relays();
+            let name = lab.spec().name.clone();
             lab.keep();
+            // Those of this process end with it: processes take over.
+            if let Err(error) = relays.iter().try_for_each(start_relay) {
+                Lab::down(&name)?;
+                return Err(error);
+            }
         }
         Command::Down { all: true, .. } => {
             for name in Lab::names()? {
@@ -116,8 +202,21 @@ fn run(command: Command) -> Result<ExitCode, LabError> {
             let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
             return Ok(ExitCode::from(code));
         }
-        Command::Service { name, protocol, address, backends } => {
-            Lab::attach(&name)?.add_service(&Service::new(protocol, address, &backends))?;
+        Command::Service { name, protocol, address, backends, node_port, local_only, reset } => {
+            let refusal = if reset { Refusal::TcpReset } else { Refusal::PortUnreachable };
+            let service = Service::new(protocol, address, &backends);
+            let service = Service { node_port, local_only, refusal, ..service };
+            Lab::attach(&name)?.add_service(&service)?;
+        }
+        Command::NodeDns { name, node, addresses } => {
+            let lab = Lab::attach(&name)?;
+            lab.host(&format!("node{node}"))?;
+            lab.add_node_dns(node, &addresses)?;
+        }
+        Command::Relay { what } => {
+            let relay: RelaySpec = serde_json::from_str(&what)
+                .map_err(|error| LabError::Invalid(format!("relay {what:?}: {error}")))?;
+            relay.run(|| println!("{RELAYING}"))?;
         }
         Command::Status { name: Some(name) } => print(&Lab::attach(&name)?)?,
         Command::Status { name: None } => {
@@ -134,6 +233,31 @@ fn run(command: Command) -> Result<ExitCode, LabError> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Starts a process that relays until the lab is taken down, and returns when it does.
+fn start_relay(relay: &RelaySpec) -> Result<(), LabError> {
+    let what = serde_json::to_string(relay)
+        .map_err(|error| LabError::Invalid(format!("a relay as JSON: {error}")))?;
+    let program = std::env::current_exe()
+        .map_err(|source| LabError::Start { program: "scripts/lab relay".to_owned(), source })?;
+    let mut command = process::Command::new("ip");
+    command.args(["netns", "exec", relay.namespace()]).arg(program).args(["relay", &what]);
+    // Not in the terminal's group: it stays when the caller is interrupted.
+    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let failed = |source| LabError::Start { program: "scripts/lab relay".to_owned(), source };
+    let mut child = command.spawn().map_err(failed)?;
+    let mut line = String::new();
+    if let Some(output) = child.stdout.take() {
+        BufReader::new(output).read_line(&mut line).map_err(failed)?;
+    }
+    if line.trim() == RELAYING {
+        return Ok(());
+    }
+    Err(LabError::Unexpected {
+        what: "scripts/lab relay".to_owned(),
+        detail: format!("it ended before it relayed ({what})"),
+    })
 }
 
 fn print(lab: &Lab) -> Result<(), LabError> {

@@ -6,10 +6,13 @@
 //! ```
 
 use super::{
-    Host, Lab, LabError, LabSpec, Node, Pod, PodKind, Trunk, namespace, nat,
+    Host, Lab, LabError, LabSpec, Node, Overlay, Pod, PodKind, RelaySpec, big_tcp, namespace, nat,
     pods::{self, PodId},
     relay::Relay,
-    spec, uplinks, wiring,
+    spec,
+    trunk::Trunk,
+    tunnel::{Tunnel, Wrapping},
+    uplinks, wiring,
 };
 use std::{
     fs,
@@ -104,28 +107,48 @@ impl Lab {
                 self.turn_offloads_off(host)?;
             }
             namespace::ip_batch(Some(&host.namespace), &lines)?;
+            if spec.big_tcp {
+                big_tcp::over_ipv4(host, &self.veths_of(host))?;
+            }
             node.map_or(Ok(()), |number| nat::prepare_node(spec, number))
         })?;
-        self.relays = self.trunks().iter().map(Relay::start).collect::<Result<_, _>>()?;
+        self.relays = self.relays().iter().map(Relay::start).collect::<Result<_, _>>()?;
         Ok(())
     }
 
-    /// The two trunks of a node with branch ENIs: its own, and the router's end.
-    pub(super) fn trunks_of(&self, node: &Node) -> Vec<Trunk> {
+    /// What has to be moved by hand on a node, and at the router's end of its trunk.
+    pub(super) fn relays_of(&self, node: &Node) -> Vec<RelaySpec> {
+        let mut relays = Vec::new();
         let branches: Vec<PodId> =
             node.pods.iter().map(|pod| pod.id).filter(|pod| pod.kind == PodKind::Branch).collect();
-        if branches.is_empty() {
-            return Vec::new();
-        }
-        let trunk = |host: &Host, interface: String, device: fn(PodId) -> String| Trunk {
-            namespace: host.namespace.clone(),
-            interface,
-            vlans: branches.iter().map(|pod| (u16::from(pod.number), device(*pod))).collect(),
+        let trunk = |host: &Host, interface: String, device: fn(PodId) -> String| {
+            RelaySpec::Trunk(Trunk {
+                namespace: host.namespace.clone(),
+                interface,
+                vlans: branches.iter().map(|pod| (u16::from(pod.number), device(*pod))).collect(),
+            })
         };
-        vec![
-            trunk(&node.host, "eth1".to_owned(), PodId::branch_device),
-            trunk(&self.vpc, uplinks::vpc_eni_device(node.number), PodId::router_device),
-        ]
+        if !branches.is_empty() {
+            relays.push(trunk(&node.host, "eth1".to_owned(), PodId::branch_device));
+            let device = uplinks::vpc_eni_device(node.number);
+            relays.push(trunk(&self.vpc, device, PodId::router_device));
+        }
+        let wrapping = match self.spec.overlay {
+            Overlay::Geneve => Some(Wrapping::Geneve),
+            Overlay::Ipip => Some(Wrapping::Ipip),
+            Overlay::Vxlan(_) => None,
+        };
+        if let Some(wrapping) = wrapping.filter(|_wrapping| self.spec.overlay_pods > 0) {
+            let others = self.nodes.iter().filter(|other| other.number != node.number);
+            relays.push(RelaySpec::Tunnel(Tunnel {
+                namespace: node.namespace.clone(),
+                device: self.spec.overlay.device().to_owned(),
+                wrapping,
+                local: node.v4,
+                peers: others.map(|other| (other.number, other.v4)).collect(),
+            }));
+        }
+        relays
     }
 
     /// For the interfaces that pods, bare instances and the internet host send through. Uplinks
@@ -139,34 +162,39 @@ impl Lab {
         interfaces.into_iter().try_for_each(|interface| no_offloads(host, interface))
     }
 
+    /// The host's ends of veths.
+    fn veths_of(&self, host: &Host) -> Vec<String> {
+        let mut veths = vec!["eth0".to_owned()];
+        if host.name == "vpc" {
+            veths = vec!["inet".to_owned(), "sensor".to_owned()];
+            veths.extend(self.bare.iter().map(|host| host.name.clone()));
+            for node in &self.nodes {
+                veths.push(node.name.clone());
+                if self.spec.has_eni() {
+                    veths.push(uplinks::vpc_eni_device(node.number));
+                }
+            }
+        } else if let Some(node) = self.nodes.iter().find(|node| node.name == host.name) {
+            veths.extend(node.pods.iter().map(|pod| pod.host_veth.clone()));
+            if self.spec.has_eni() {
+                veths.push("eth1".to_owned());
+            }
+        }
+        veths
+    }
+
     /// A link whose peer came up second gets its queue from a work item of the kernel's, up to
     /// a second later; what is sent before is lost.
     pub(super) fn wait_for_links(&self) -> Result<(), LabError> {
         for host in self.hosts() {
-            let mut wanted = vec!["eth0".to_owned()];
+            let mut wanted = self.veths_of(host);
             if host.name == "vpc" {
-                wanted = vec!["inet".to_owned(), "sensor".to_owned()];
-                wanted.extend(self.bare.iter().map(|host| host.name.clone()));
-                for node in &self.nodes {
-                    wanted.push(node.name.clone());
-                    if self.spec.has_eni() {
-                        wanted.push(uplinks::vpc_eni_device(node.number));
-                    }
-                    let trunks = self.trunks_of(node);
-                    wanted.extend(
-                        trunks.into_iter().skip(1).flat_map(|trunk| {
-                            trunk.vlans.into_iter().map(|(_vlan, device)| device)
-                        }),
-                    );
-                }
+                let branches = self.pods().filter(|pod| pod.id.kind == PodKind::Branch);
+                wanted.extend(branches.map(|pod| pod.id.router_device()));
             } else if let Some(node) = self.nodes.iter().find(|node| node.name == host.name) {
-                wanted.extend(node.pods.iter().map(|pod| pod.host_veth.clone()));
                 wanted.extend(node.pods.iter().filter_map(Pod::branch_device));
-                if self.spec.has_eni() {
-                    wanted.push("eth1".to_owned());
-                }
                 if self.spec.overlay_pods > 0 {
-                    wanted.extend(["cni0", "vxlan.1"].map(str::to_owned));
+                    wanted.extend(["cni0", self.spec.overlay.device()].map(str::to_owned));
                 }
             }
             wait_for_interfaces(host, &wanted)?;

@@ -6,7 +6,7 @@
 //! ```
 
 use super::{
-    Lab, LabError, Pod, PodKind, build, namespace,
+    Lab, LabError, Pod, PodKind, big_tcp, build, namespace,
     pods::PodId,
     uplinks,
     wiring::{self, pod_link},
@@ -54,6 +54,10 @@ impl Lab {
         namespace::ip_batch(Some(&pod.namespace), &wiring::pod(spec, pod.id))?;
         namespace::ip_batch(Some(&node.namespace), &wiring::node_pod(spec, pod.id))?;
         namespace::ip_batch(Some(&self.vpc.namespace), &wiring::vpc_pod(spec, pod.id))?;
+        if spec.big_tcp {
+            big_tcp::over_ipv4(pod, &["eth0".to_owned()])?;
+            big_tcp::over_ipv4(node, std::slice::from_ref(&pod.host_veth))?;
+        }
         build::wait_for_interfaces(pod, &["eth0".to_owned()])?;
         build::wait_for_interfaces(node, std::slice::from_ref(&pod.host_veth))
     }

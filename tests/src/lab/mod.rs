@@ -19,6 +19,7 @@
 //! file, `/run/podtap-lab/NAME.json`. Dropping a [`Lab`] removes everything, the processes that
 //! run in it included.
 
+mod big_tcp;
 mod build;
 mod error;
 mod host;
@@ -30,6 +31,8 @@ mod process;
 mod relay;
 mod service;
 mod spec;
+mod trunk;
+mod tunnel;
 mod uplinks;
 mod wiring;
 
@@ -38,9 +41,11 @@ pub use host::{Host, Node, Pod};
 pub(crate) use namespace::ip_batch;
 pub use pods::PodKind;
 pub use process::Process;
-pub use relay::Trunk;
+pub use relay::RelaySpec;
 pub use service::{Protocol, Refusal, Service};
-pub use spec::{LabSpec, PODNET, PODNET_V6, SVCNET, SVCNET_V6};
+pub use spec::{LabSpec, Overlay, PODNET, PODNET_V6, SVCNET, SVCNET_V6};
+pub use trunk::Trunk;
+pub use tunnel::{Tunnel, Wrapping};
 
 use nix::unistd::geteuid;
 use std::{
@@ -141,15 +146,15 @@ impl Lab {
         Ok(names)
     }
 
-    /// Leaves the lab up when this value is dropped. Its [`Self::trunks`] are no longer relayed.
+    /// Leaves the lab up when this value is dropped. Its [`Self::relays`] end with it.
     pub fn keep(mut self) {
         self.keep = true;
     }
 
-    /// The trunks whose VLANs are emulated, for one that relays them after [`Self::keep`].
+    /// What stands for devices that the kernel lacks, for one that runs it after [`Self::keep`].
     #[must_use]
-    pub fn trunks(&self) -> Vec<Trunk> {
-        self.nodes.iter().flat_map(|node| self.trunks_of(node)).collect()
+    pub fn relays(&self) -> Vec<RelaySpec> {
+        self.nodes.iter().flat_map(|node| self.relays_of(node)).collect()
     }
 
     /// What it was built from.

@@ -1,41 +1,89 @@
-//! VLAN devices without 802.1Q in the kernel: TAPs, and what moves frames between them and the
-//! trunk.
+//! What the kernel here lacks, moved by hand: frames between devices that the lab has, and devices
+//! that stand for those that it has not.
 //!
 //! ```text
-//! vlan.eth.m (TAP) -- read, tag pushed --> AF_PACKET on the trunk --> out, tagged
-//! vlan.eth.m (TAP) <- write, tag popped -- AF_PACKET on the trunk <-- in, tagged m
+//! RelaySpec: Trunk (VLAN devices) | Tunnel (Geneve, IPIP) -- opened in its namespace --> Moving
+//! Relay: a thread that polls it until dropped;  RelaySpec::run: the same as a process
 //! ```
-//!
-//! A capture at the trunk sees tagged frames both ways and one at the TAP untagged ones, as with
-//! the real thing. The kernel itself drops what arrives tagged: nothing is delivered twice.
 
-use super::{error::LabError, namespace};
-use crate::sys::{PacketSocket, Tap, Tci};
+use super::{
+    error::LabError,
+    namespace,
+    trunk::{Trunk, TrunkPorts},
+    tunnel::{Tunnel, TunnelPorts},
+};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
+use serde::{Deserialize, Serialize};
 use std::{
-    io::{self, ErrorKind},
-    os::fd::AsFd as _,
+    fmt, io,
+    io::ErrorKind,
+    os::fd::{AsFd as _, BorrowedFd},
     os::unix::net::UnixStream,
     thread::{self, JoinHandle},
 };
 
-/// Largest frame: no offloads on a TAP.
-const FRAME_BYTES: usize = 65_600;
+/// Largest frame: no offloads on a TAP. Room for outer headers.
+const FRAME_BYTES: usize = 65_700;
 /// Frames moved from one side before the others are looked at.
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 
-/// A trunk and the TAPs of its VLANs, all on one host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trunk {
-    /// Namespace that they are in.
-    pub namespace: String,
-    /// The interface that carries tagged frames.
-    pub interface: String,
-    /// VLAN and the TAP that stands for its device.
-    pub vlans: Vec<(u16, String)>,
+/// What to relay, and in which namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RelaySpec {
+    /// A trunk and its VLANs.
+    Trunk(Trunk),
+    /// A tunnel to the other nodes.
+    Tunnel(Tunnel),
+}
+
+impl RelaySpec {
+    /// The namespace that its devices are in.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        match self {
+            Self::Trunk(trunk) => &trunk.namespace,
+            Self::Tunnel(tunnel) => &tunnel.namespace,
+        }
+    }
+
+    /// Relays in the namespace of the calling thread, until the process is ended. `begun` is
+    /// called when all is open.
+    ///
+    /// # Errors
+    ///
+    /// When an interface is missing or goes away.
+    pub fn run(&self, begun: impl FnOnce()) -> Result<(), LabError> {
+        let relay = || {
+            let (_open, stopped) = UnixStream::pair()?;
+            let ports = self.open()?;
+            begun();
+            move_frames(&*ports, &stopped)
+        };
+        relay().map_err(|error| self.failed(error))
+    }
+
+    fn open(&self) -> io::Result<Box<dyn Moving>> {
+        Ok(match self {
+            Self::Trunk(trunk) => Box::new(TrunkPorts::open(trunk)?),
+            Self::Tunnel(tunnel) => Box::new(TunnelPorts::open(tunnel)?),
+        })
+    }
+
+    fn failed(&self, error: io::Error) -> LabError {
+        LabError::call(format!("relaying in {}", self.namespace()), error)
+    }
+}
+
+/// Something between whose sides frames are moved.
+pub(crate) trait Moving: Send + fmt::Debug {
+    /// What to wait for.
+    fn waits(&self) -> Vec<BorrowedFd<'_>>;
+
+    /// Moves some of what is there, from each side.
+    fn turn(&self, buffer: &mut [u8]) -> io::Result<()>;
 }
 
 /// A relay that runs on a thread of ours; dropping it ends it.
@@ -46,14 +94,14 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Opens the trunk and the TAPs, which get their carriers by that, and starts.
-    pub(crate) fn start(trunk: &Trunk) -> Result<Self, LabError> {
+    /// Opens the devices, which get their carriers by that, and starts.
+    pub(crate) fn start(spec: &RelaySpec) -> Result<Self, LabError> {
         let (stop, stopped) = UnixStream::pair().map_err(|error| LabError::call("pair", error))?;
-        let ports = namespace::enter(&trunk.namespace, || Ports::open(trunk))?
-            .map_err(|error| LabError::call(format!("relaying {}", trunk.interface), error))?;
+        let ports =
+            namespace::enter(spec.namespace(), || spec.open())?.map_err(|e| spec.failed(e))?;
         let thread = thread::spawn(move || {
-            if let Err(error) = ports.run(&stopped) {
-                eprintln!("relay of a trunk: {error}");
+            if let Err(error) = move_frames(&*ports, &stopped) {
+                eprintln!("relay: {error}");
             }
         });
         Ok(Self { stop: Some(stop), thread: Some(thread) })
@@ -71,93 +119,25 @@ impl Drop for Relay {
     }
 }
 
-impl Trunk {
-    /// Relays in the namespace of the calling thread, until the process is ended.
-    ///
-    /// # Errors
-    ///
-    /// When an interface is missing or goes away.
-    pub fn relay(&self) -> io::Result<()> {
-        let (_open, stopped) = UnixStream::pair()?;
-        Ports::open(self)?.run(&stopped)
-    }
-}
-
-#[derive(Debug)]
-struct Ports {
-    trunk: PacketSocket,
-    vlans: Vec<(u16, Tap)>,
-}
-
-impl Ports {
-    fn open(trunk: &Trunk) -> io::Result<Self> {
-        let socket = PacketSocket::open(&trunk.interface)?;
-        socket.ignore_own_sending()?;
-        let vlans = trunk
-            .vlans
-            .iter()
-            .map(|(vlan, tap)| Ok((*vlan, Tap::open(tap)?)))
-            .collect::<io::Result<_>>()?;
-        Ok(Self { trunk: socket, vlans })
-    }
-
-    fn run(&self, stopped: &UnixStream) -> io::Result<()> {
-        let mut buffer = vec![0; FRAME_BYTES];
-        loop {
-            let mut waits = vec![
-                PollFd::new(stopped.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.trunk.as_fd(), PollFlags::POLLIN),
-            ];
-            waits.extend(
-                self.vlans.iter().map(|(_vlan, tap)| PollFd::new(tap.as_fd(), PollFlags::POLLIN)),
-            );
-            match poll(&mut waits, PollTimeout::NONE) {
-                Ok(_ready) => {}
-                Err(Errno::EINTR) => continue,
-                Err(error) => return Err(error.into()),
-            }
-            if waits[0].any() != Some(false) {
-                return Ok(());
-            }
-            self.from_trunk(&mut buffer)?;
-            for (vlan, tap) in &self.vlans {
-                self.from_tap(*vlan, tap, &mut buffer)?;
-            }
+fn move_frames(ports: &dyn Moving, stopped: &UnixStream) -> io::Result<()> {
+    let mut buffer = vec![0; FRAME_BYTES];
+    loop {
+        let mut waits = vec![PollFd::new(stopped.as_fd(), PollFlags::POLLIN)];
+        waits.extend(ports.waits().into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        match poll(&mut waits, PollTimeout::NONE) {
+            Ok(_ready) => {}
+            Err(Errno::EINTR) => continue,
+            Err(error) => return Err(error.into()),
         }
-    }
-
-    /// Tagged frames go to the TAP of their VLAN, without the tag.
-    fn from_trunk(&self, buffer: &mut [u8]) -> io::Result<()> {
-        for _ in 0..BATCH {
-            let Some(frame) = nothing_yet(self.trunk.receive(buffer))? else { return Ok(()) };
-            let Some(Tci(tci)) = frame.tci else { continue };
-            if let Some((_vlan, tap)) = self.vlans.iter().find(|(vlan, _tap)| *vlan == tci & 0xfff)
-            {
-                deliver(tap.write(&buffer[..frame.length]))?;
-            }
+        if waits[0].any() != Some(false) {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Frames of a TAP go out of the trunk, with the tag.
-    fn from_tap(&self, vlan: u16, tap: &Tap, buffer: &mut [u8]) -> io::Result<()> {
-        for _ in 0..BATCH {
-            let Some(length) = nothing_yet(tap.read(&mut buffer[4..]))? else { return Ok(()) };
-            if length < 14 {
-                continue;
-            }
-            // MAC addresses move to the front, the tag comes between them and the type.
-            buffer.copy_within(4..16, 0);
-            buffer[12..14].copy_from_slice(&[0x81, 0]);
-            buffer[14..16].copy_from_slice(&vlan.to_be_bytes());
-            deliver(self.trunk.send(&buffer[..length + 4]))?;
-        }
-        Ok(())
+        ports.turn(&mut buffer)?;
     }
 }
 
 /// `None` when there is nothing to read now, or the interface is down for the moment.
-fn nothing_yet<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+pub(crate) fn nothing_yet<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if is_passing(&error) => Ok(None),
@@ -166,7 +146,7 @@ fn nothing_yet<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 }
 
 /// A frame that cannot be delivered now is lost, as on a wire.
-fn deliver(result: io::Result<()>) -> io::Result<()> {
+pub(crate) fn deliver(result: io::Result<()>) -> io::Result<()> {
     nothing_yet(result).map(drop)
 }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
     process,
+    str::FromStr,
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -40,6 +41,58 @@ const CACHE_SUBNET: u8 = 120;
 /// With secondary ENIs or bare instances there is room for fewer nodes.
 const MAX_NODES_WITH_MORE: u8 = 39;
 
+/// How an overlay's packets get from node to node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Overlay {
+    /// In VXLAN by this UDP port, by a device of the kernel's.
+    Vxlan(u16),
+    /// In Geneve, by a relay.
+    Geneve,
+    /// IPv4 in IPv4, by a relay.
+    Ipip,
+}
+
+impl Default for Overlay {
+    /// As flannel does it.
+    fn default() -> Self {
+        Self::Vxlan(8472)
+    }
+}
+
+impl From<u16> for Overlay {
+    fn from(port: u16) -> Self {
+        Self::Vxlan(port)
+    }
+}
+
+impl FromStr for Overlay {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("vxlan:")) {
+            ("vxlan", _) => Ok(Self::default()),
+            ("geneve", _) => Ok(Self::Geneve),
+            ("ipip", _) => Ok(Self::Ipip),
+            (_, Some(port)) => {
+                port.parse().map(Self::Vxlan).map_err(|error| format!("port {port:?}: {error}"))
+            }
+            _ => Err(format!("{text:?} is not vxlan, vxlan:PORT, geneve or ipip")),
+        }
+    }
+}
+
+impl Overlay {
+    /// The device that leads to the other nodes.
+    #[must_use]
+    pub fn device(self) -> &'static str {
+        match self {
+            Self::Vxlan(_) => "vxlan.1",
+            Self::Geneve => "geneve.1",
+            Self::Ipip => "tunl.1",
+        }
+    }
+}
+
 /// What to build.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabSpec {
@@ -63,16 +116,16 @@ pub struct LabSpec {
     /// Pods with branch ENIs (strict security groups) on each node.
     #[serde(default)]
     pub branch_pods: u8,
-    /// Pods of a VXLAN overlay on each node.
+    /// Pods of an overlay on each node.
     #[serde(default)]
     pub overlay_pods: u8,
-    /// The overlay's UDP port.
+    /// Which overlay.
     #[serde(default)]
-    pub overlay_port: u16,
+    pub overlay: Overlay,
     /// Instances of the VPC that are no nodes: `db`, and `cache` among the nodes' subnets.
     #[serde(default)]
     pub bare: bool,
-    /// Super-frames of up to 180 kB, instead of 64 kB (IPv6: BIG TCP).
+    /// Super-frames of up to 180 kB, instead of 64 kB (BIG TCP).
     #[serde(default)]
     pub big_tcp: bool,
 }
@@ -91,7 +144,7 @@ impl LabSpec {
             eni_pods: 0,
             branch_pods: 0,
             overlay_pods: 0,
-            overlay_port: 8472,
+            overlay: Overlay::default(),
             bare: false,
             big_tcp: false,
         }
@@ -148,10 +201,10 @@ impl LabSpec {
         Self { branch_pods, ..self }
     }
 
-    /// Adds this many pods of a VXLAN overlay, whose UDP port is `port`, to each node.
+    /// Adds this many pods of an overlay (a number: VXLAN by that UDP port) to each node.
     #[must_use]
-    pub fn overlay_pods(self, overlay_pods: u8, port: u16) -> Self {
-        Self { overlay_pods, overlay_port: port, ..self }
+    pub fn overlay_pods(self, overlay_pods: u8, overlay: impl Into<Overlay>) -> Self {
+        Self { overlay_pods, overlay: overlay.into(), ..self }
     }
 
     /// Adds the bare instances `db` and `cache`.

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! eth1 (10.0.(40+n).10, table 2) --- vpc node<n>-eth1     pods by rules: from POD lookup 2
-//!   |  802.1Q, by `relay`  |
+//!   |  802.1Q, by `trunk`  |
 //! vlan.eth.m (TAP)      n<n>vlan<m> (TAP)                 pods by rules: iif VETH lookup 100+m
-//! cni0 -- vxlan.1 == eth0 ==                              10.244.other/24 via vxlan.1
+//! cni0 -- vxlan.1 | geneve.1 | tunl.1 == eth0 ==          10.244.other/24 via that
 //! ```
 //!
 //! As the VPC CNI lays it out (strict security groups for pods: the rules of branches come before
@@ -12,7 +12,7 @@
 
 use super::{
     pods::PodId,
-    spec::{self, LabSpec},
+    spec::{self, LabSpec, Overlay},
     wiring::{up, veth},
 };
 use std::net::Ipv4Addr;
@@ -152,37 +152,61 @@ fn tap(spec: &LabSpec, device: &str, mac: &str) -> Vec<String> {
     ]
 }
 
-/// A node's side of the overlay.
+/// A node's side of the overlay: the bridge of its pods, and the device that leads to the others.
 pub(crate) fn node_overlay(spec: &LabSpec, node: u8) -> Vec<String> {
-    let (mtu, port) = (spec.mtu - 50, spec.overlay_port);
+    let (mtu, device) = (spec.mtu - 50, spec.overlay.device());
     let mut lines = vec![
         "link add cni0 type bridge mcast_snooping 0".to_owned(),
         format!("link set cni0 address 0a:58:04:00:{node:02x}:00 mtu {mtu}"),
         format!("address add {}/24 dev cni0", spec::overlay_gateway_v4(node)),
         "link set cni0 up".to_owned(),
-        format!(
-            "link add vxlan.1 address {} mtu {mtu} type vxlan id {VNI} dev eth0 local {} \
-             dstport {port} nolearning",
-            overlay_mac(node),
-            spec::node_v4(node)
-        ),
-        format!("address add {}/32 dev vxlan.1", overlay_v4(node)),
-        "link set vxlan.1 up".to_owned(),
     ];
     if spec.ipv6 {
         lines.push(format!("address add {}/64 dev cni0 nodad", spec::overlay_v6(node, 1)));
     }
-    for other in (1..=spec.nodes).filter(|other| *other != node) {
-        let (mac, gateway) = (overlay_mac(other), overlay_v4(other));
-        lines.push(format!("neighbour add {gateway} lladdr {mac} dev vxlan.1 nud permanent"));
-        lines.push(format!("route add {gateway}/24 via {gateway} dev vxlan.1 onlink"));
-        if spec.ipv6 {
-            let gateway = spec::overlay_v6(other, 1);
-            let net = spec::overlay_v6(other, 0);
-            lines.push(format!("neighbour add {gateway} lladdr {mac} dev vxlan.1 nud permanent"));
-            lines.push(format!("route add {net}/64 via {gateway} dev vxlan.1 onlink"));
+    let mac = overlay_mac(node);
+    match spec.overlay {
+        Overlay::Vxlan(port) => lines.push(format!(
+            "link add {device} address {mac} mtu {mtu} type vxlan id {VNI} dev eth0 local {} \
+             dstport {port} nolearning",
+            spec::node_v4(node)
+        )),
+        Overlay::Geneve => {
+            lines.push(format!("tuntap add dev {device} mode tap"));
+            lines.push(format!("link set {device} address {mac} mtu {mtu} txqueuelen 10000"));
         }
-        lines.push(format!("bridge fdb append {mac} dev vxlan.1 dst {}", spec::node_v4(other)));
+        Overlay::Ipip => {
+            lines.push(format!("tuntap add dev {device} mode tun"));
+            lines.push(format!("link set {device} mtu {mtu} txqueuelen 10000"));
+        }
+    }
+    lines.push(format!("address add {}/32 dev {device}", overlay_v4(node)));
+    lines.push(format!("link set {device} up"));
+    for other in (1..=spec.nodes).filter(|other| *other != node) {
+        lines.extend(overlay_peer(spec, other));
+    }
+    lines
+}
+
+/// The way to another node's pods.
+fn overlay_peer(spec: &LabSpec, other: u8) -> Vec<String> {
+    let (device, net, node) = (spec.overlay.device(), overlay_v4(other), spec::node_v4(other));
+    if spec.overlay == Overlay::Ipip {
+        // IPv6 has no way through it.
+        return vec![format!("route add {net}/24 via {node} dev {device} onlink")];
+    }
+    let mac = overlay_mac(other);
+    let mut lines = vec![
+        format!("neighbour add {net} lladdr {mac} dev {device} nud permanent"),
+        format!("route add {net}/24 via {net} dev {device} onlink"),
+    ];
+    if spec.ipv6 {
+        let (gateway, net) = (spec::overlay_v6(other, 1), spec::overlay_v6(other, 0));
+        lines.push(format!("neighbour add {gateway} lladdr {mac} dev {device} nud permanent"));
+        lines.push(format!("route add {net}/64 via {gateway} dev {device} onlink"));
+    }
+    if matches!(spec.overlay, Overlay::Vxlan(_)) {
+        lines.push(format!("bridge fdb append {mac} dev {device} dst {node}"));
     }
     lines
 }

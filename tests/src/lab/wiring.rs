@@ -18,7 +18,7 @@ use super::{
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Largest super-frame of a lab with BIG TCP, bytes.
-const BIG: u32 = 185_000;
+pub(super) const BIG: u32 = 185_000;
 
 /// Sysctls below `/proc/sys/net`, to be set before any interface is made.
 ///

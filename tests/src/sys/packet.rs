@@ -33,6 +33,8 @@ pub(crate) struct Frame {
     pub(crate) is_outgoing: bool,
     /// Index of the interface.
     pub(crate) interface: u32,
+    /// It begins with the network header: the interface has no Ethernet.
+    pub(crate) is_bare: bool,
 }
 
 /// A non-blocking socket that gets all frames of its interface, and sends there.
@@ -104,6 +106,7 @@ impl PacketSocket {
             tci: tag(control),
             is_outgoing: source.sll_pkttype == libc::PACKET_OUTGOING,
             interface: u32::try_from(source.sll_ifindex).unwrap_or(0),
+            is_bare: !matches!(source.sll_hatype, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK),
         })
     }
 

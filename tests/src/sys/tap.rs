@@ -18,6 +18,15 @@ pub(crate) struct Tap(File);
 impl Tap {
     /// Attaches to a device of the calling thread's namespace that is there already.
     pub(crate) fn open(name: &str) -> io::Result<Self> {
+        Self::attach(name, libc::IFF_TAP)
+    }
+
+    /// The same for a TUN: packets without a link header.
+    pub(crate) fn open_tun(name: &str) -> io::Result<Self> {
+        Self::attach(name, libc::IFF_TUN)
+    }
+
+    fn attach(name: &str, kind: libc::c_int) -> io::Result<Self> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -29,7 +38,7 @@ impl Tap {
             return Err(io::Error::other(format!("{name:?} is too long for an interface")));
         }
         request[..bytes.len()].copy_from_slice(bytes);
-        let flags = libc::IFF_TAP | libc::IFF_NO_PI;
+        let flags = kind | libc::IFF_NO_PI;
         let flags = u16::try_from(flags).map_err(io::Error::other)?;
         request[libc::IFNAMSIZ..libc::IFNAMSIZ + 2].copy_from_slice(&flags.to_ne_bytes());
         // SAFETY: TUNSETIFF reads and writes one struct ifreq, which the array is as long as.

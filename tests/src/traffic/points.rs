@@ -88,7 +88,7 @@ impl Points {
     /// When there is no such namespace, or we are not root.
     pub fn start(host: &Host) -> Result<Self, LabError> {
         let socket = host
-            .enter(|| PacketSocket::open_all())?
+            .enter(PacketSocket::open_all)?
             .map_err(|error| LabError::call(format!("watching {}", host.name()), error))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -135,9 +135,14 @@ impl Seen {
         let mut header = 14;
         let mut ethertype = word(&data, 12);
         // Sent by a packet socket, the tag is still in the frame.
-        if ethertype == 0x8100 {
+        if !frame.is_bare && ethertype == 0x8100 {
             vlan = Some(word(&data, 14) & 0xfff);
             (ethertype, header) = (word(&data, 16), 18);
+        }
+        if frame.is_bare {
+            header = 0;
+            ethertype =
+                if data.first().is_some_and(|byte| byte >> 4 == 6) { 0x86dd } else { 0x0800 };
         }
         let network = data.split_off(header.min(data.len()));
         Sighting {

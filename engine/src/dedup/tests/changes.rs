@@ -207,6 +207,10 @@ impl Recipe {
             // Reserved bits: nobody's.
             built.free.push((1, 0xff));
             built.free.push((3, 0x06));
+            if !is_quoted {
+                // The identification, where fragments are put together and sent on.
+                built.free.extend((4..8).map(|at| (at, 0xff)));
+            }
         }
         (first, built)
     }

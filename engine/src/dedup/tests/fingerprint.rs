@@ -118,3 +118,22 @@ fn a_tcp_header_of_any_length_fits_the_gathering() {
         let _ = key(&data);
     }
 }
+
+/// Seen between two nodes with connection tracking: `ip6_fragment` chooses an identification of
+/// its own for what was reassembled.
+#[test]
+fn fragments_that_a_router_sends_on_with_another_identification_keep_their_keys() {
+    let fragment = |id: u8, offset: u8| {
+        let mut data = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd];
+        data.extend([0x60, 0, 0, 0, 0, 24, 44, 64]);
+        data.extend([1; 16]);
+        data.extend([2; 16]);
+        data.extend([17, 0, 0, offset, 9, 9, 9, id]);
+        data.extend([0, 53, 0, 53, 0, 40, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        data
+    };
+    for offset in [1, 0x11] {
+        assert_eq!(key(&fragment(1, offset)), key(&fragment(2, offset)));
+    }
+    assert_ne!(key(&fragment(1, 0x11)), key(&fragment(1, 0x19)), "another place in the packet");
+}
