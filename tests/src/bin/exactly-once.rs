@@ -3,7 +3,7 @@
 
 use clap::Parser;
 use std::{path::PathBuf, process::ExitCode, time::Instant};
-use tests::exactly_once::{Options, Size, run};
+use tests::exactly_once::{Load, Options, Size, run, run_load};
 
 /// Measures the rows of spec/exactly-once.md in a lab. Exit code 0: every packet once.
 #[derive(Debug, Parser)]
@@ -20,6 +20,21 @@ struct Args {
     /// Bytes of bulk TCP, each way that it is sent.
     #[arg(long, default_value_t = Size::SHOW.bulk_bytes)]
     bulk_bytes: u64,
+    /// Rows 21 and 27 under load instead: a million segments and more.
+    #[arg(long)]
+    load: bool,
+    /// With --load: bytes of bulk TCP to each of two pods.
+    #[arg(long, default_value_t = Load::SHOW.bulk_bytes)]
+    load_bytes: u64,
+    /// With --load: bits a second of bulk TCP.
+    #[arg(long, default_value_t = Load::SHOW.bits_per_second)]
+    load_rate: u64,
+    /// With --load: different datagrams to each of two pods, each sent four times.
+    #[arg(long, default_value_t = Load::SHOW.datagrams)]
+    load_datagrams: u32,
+    /// With --load: datagrams a second.
+    #[arg(long, default_value_t = Load::SHOW.datagrams_per_second)]
+    load_datagram_rate: u32,
     /// Leave the reference's taps away.
     #[arg(long)]
     no_reference: bool,
@@ -46,16 +61,35 @@ fn main() -> ExitCode {
         reference: !args.no_reference,
         flags: &flags,
     };
-    let table = match run(options, &mut say) {
-        Ok(table) => table,
+    let result = if args.load {
+        let load = Load {
+            bulk_bytes: args.load_bytes,
+            bits_per_second: args.load_rate,
+            datagrams: args.load_datagrams,
+            datagrams_per_second: args.load_datagram_rate,
+        };
+        run_load(options, load, &mut say)
+            .map(|table| (table.to_string(), serde_json::to_string(&table), table.is_exact()))
+    } else {
+        run(options, &mut say)
+            .map(|table| (table.to_string(), serde_json::to_string(&table), table.is_exact()))
+    };
+    match result {
+        Ok((_text, Ok(json), is_exact)) if args.json => {
+            println!("{json}");
+            end(is_exact)
+        }
+        Ok((text, _json, is_exact)) => {
+            println!("{text}\nevery packet once: {}", if is_exact { "yes" } else { "NO" });
+            end(is_exact)
+        }
         Err(error) => {
             eprintln!("exactly-once: {}", error.chain());
-            return ExitCode::FAILURE;
+            ExitCode::FAILURE
         }
-    };
-    match serde_json::to_string(&table) {
-        Ok(json) if args.json => println!("{json}"),
-        _ => println!("{table}"),
     }
-    if table.is_exact() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn end(is_exact: bool) -> ExitCode {
+    if is_exact { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -312,6 +312,12 @@ impl Tally {
     }
 }
 
+/// All that no node changes of a packet: equal packets have equal keys.
+#[must_use]
+pub fn key(packet: &Packet) -> Vec<u8> {
+    IDENTITY.key(packet)
+}
+
 /// What NAT leaves of a packet.
 fn body(packet: &Packet) -> Vec<u8> {
     let mut key = IDENTITY.key(packet);
@@ -331,7 +337,8 @@ fn body(packet: &Packet) -> Vec<u8> {
 }
 
 /// Where a TCP segment with data is in its stream: ends, sequence number, length.
-fn place(packet: &Packet) -> Option<((SocketAddr, SocketAddr), u32, u32)> {
+#[must_use]
+pub fn place(packet: &Packet) -> Option<((SocketAddr, SocketAddr), u32, u32)> {
     let ip = packet.ip().filter(|ip| ip.protocol == TCP && !ip.fragment)?;
     let l4 = ip.l4?;
     let data = packet.data();

@@ -18,10 +18,10 @@ mod report;
 mod segments;
 mod services;
 
-pub use counts::{Counts, Expected, Faults, Reported, count};
+pub use counts::{Counts, Expected, Faults, Reported, count, key, place};
 pub use identity::{Checksums, Identity};
 pub use packet::Packet;
-pub use read::{Frame, ReadError, read, read_frames};
+pub use read::{Frame, ReadError, for_each_frame, read, read_frames};
 pub use report::{Report, Row};
 
 use crate::{lab::Service, traffic::Captured};
@@ -205,14 +205,6 @@ pub fn at_backends<T>(
     let packets: Vec<Packet> = sent.iter().map(|(packet, _with)| packet.clone()).collect();
     let translation = services::Translation::learn(services, &packets, reported);
     sent.into_iter().map(|(packet, with)| (translation.apply(&packet), with)).collect()
-}
-
-/// An IPv4 packet with its checksums computed.
-#[must_use]
-pub fn with_checksums(packet: Vec<u8>) -> Vec<u8> {
-    let mut packet = Packet::parse(0x0800, packet, false);
-    packet.complete_checksums();
-    packet.data().to_vec()
 }
 
 /// The segments that a link with this MTU carries for a packet.

@@ -44,6 +44,8 @@ pub struct Frame {
     pub packet: Packet,
     /// Who sent the frame on this link; `None` without an Ethernet header.
     pub source_mac: Option<[u8; 6]>,
+    /// Whom the frame is for on this link; `None` without an Ethernet header.
+    pub destination_mac: Option<[u8; 6]>,
     /// When it was captured, microseconds since 1970.
     pub time_us: u64,
 }
@@ -63,25 +65,39 @@ pub fn read(path: &Path) -> Result<Vec<Packet>, ReadError> {
 ///
 /// As [`read`].
 pub fn read_frames(path: &Path) -> Result<Vec<Frame>, ReadError> {
-    let file =
-        File::open(path).map_err(|source| ReadError::Open { path: path.to_owned(), source })?;
     let mut frames = Vec::new();
-    read_blocks(file, &mut frames).map_err(|what| ReadError::Format {
-        path: path.to_owned(),
-        packets: frames.len(),
-        what,
-    })?;
+    for_each_frame(path, &mut |frame| frames.push(frame))?;
     Ok(frames)
 }
 
-fn read_blocks(file: File, packets: &mut Vec<Frame>) -> Result<(), String> {
+/// Hands out the packets of a file one by one: for more of them than memory has room for.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn for_each_frame(path: &Path, each: &mut dyn FnMut(Frame)) -> Result<(), ReadError> {
+    let file =
+        File::open(path).map_err(|source| ReadError::Open { path: path.to_owned(), source })?;
+    let mut packets = 0;
+    let counted = &mut |frame| {
+        packets += 1;
+        each(frame);
+    };
+    read_blocks(file, counted).map_err(|what| ReadError::Format {
+        path: path.to_owned(),
+        packets,
+        what,
+    })
+}
+
+fn read_blocks(file: File, each: &mut dyn FnMut(Frame)) -> Result<(), String> {
     let mut reader = create_reader(BUFFER_BYTES, file).map_err(|error| error.to_string())?;
     // Of each interface of the section; a pcap file has one.
     let mut links: Vec<Link> = Vec::new();
     loop {
         let consumed = match reader.next() {
             Ok((consumed, block)) => {
-                take(block, &mut links, packets)?;
+                take(block, &mut links, each)?;
                 Some(consumed)
             }
             Err(PcapError::Eof) => return Ok(()),
@@ -109,7 +125,7 @@ struct Link {
 fn take(
     block: PcapBlockOwned<'_>,
     links: &mut Vec<Link>,
-    packets: &mut Vec<Frame>,
+    each: &mut dyn FnMut(Frame),
 ) -> Result<(), String> {
     let (mut time_us, mut ticks) = (0, 0);
     let (interface, data, whole) = match &block {
@@ -150,12 +166,13 @@ fn take(
         let micros = u128::from(ticks) * 1_000_000 / u128::from(link.per_second.max(1));
         time_us = u64::try_from(micros).unwrap_or(u64::MAX);
     }
-    let source_mac = match link.kind {
-        Linktype::ETHERNET => data.get(6..12).and_then(|mac| mac.try_into().ok()),
+    let mac = |at: usize| match link.kind {
+        Linktype::ETHERNET => data.get(at..at + 6).and_then(|mac| mac.try_into().ok()),
         _ => None,
     };
+    let (destination_mac, source_mac) = (mac(0), mac(6));
     let packet = Packet::parse(ethertype, network.to_vec(), cut_short);
-    packets.push(Frame { packet, source_mac, time_us });
+    each(Frame { packet, source_mac, destination_mac, time_us });
     Ok(())
 }
 

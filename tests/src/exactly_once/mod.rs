@@ -12,6 +12,7 @@
 //! each is told (`--filter`) to leave the other's sensor alone; their own they must know.
 
 mod devices;
+mod load;
 mod node;
 mod outside;
 mod plain;
@@ -22,6 +23,7 @@ mod stage;
 mod table;
 mod truth;
 
+pub use load::{Load, LoadLine, LoadTable, TIMES, run as run_load};
 pub use rows::{ROWS, Row};
 pub use table::{Line, Table};
 
@@ -78,7 +80,6 @@ pub struct Options<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ground<'a> {
     lab: &'a Lab,
-    directory: &'a Path,
     size: Size,
 }
 
@@ -121,7 +122,7 @@ pub fn run(options: Options<'_>, say: &mut dyn FnMut(&str)) -> Result<Table, Lab
     let wanted = wanted(options.rows)?;
     say("raising the lab, two sensors, and the taps");
     let stage = Stage::up(options)?;
-    let ground = Ground { lab: &stage.lab, directory: options.directory, size: options.size };
+    let ground = Ground { lab: &stage.lab, size: options.size };
     for row in &ROWS {
         if let (Traffic::Of(traffic), true) = (row.traffic, wanted.contains(&row.number)) {
             say(&format!("row {}: {}", row.number, row.what));

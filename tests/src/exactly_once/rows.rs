@@ -144,7 +144,8 @@ pub const ROWS: [Row; 30] = [
     },
     Row {
         number: 12,
-        what: "internet client -> NodePort -> pod (same node and other node), both directions",
+        what: "internet client -> NodePort -> pod (same node and other node), both directions \
+               (policy Cluster: as the pod's wire has it, the node in the client's place)",
         is: of_port!(12),
         traffic: Traffic::Of(services::node_port),
     },

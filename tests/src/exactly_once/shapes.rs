@@ -2,19 +2,13 @@
 
 use super::{Ground, rows::port};
 use crate::{
-    compare,
-    lab::{Host, LabError, Pod, Protocol},
-    traffic::{Bulk, Datagrams, Serve, Server, tcpreplay},
+    lab::{Host, LabError, Protocol},
+    traffic::{Bulk, Datagrams, Raw, Serve, Server, craft},
 };
-use std::{fs, net::TcpStream};
+use std::net::TcpStream;
 
 /// Bits a second of bulk TCP: servers, taps, captures and sensors share the machine's cores.
 const BULK_RATE: u64 = 200_000_000;
-/// Frames a second of what is replayed.
-const REPLAY_RATE: u32 = 5000;
-/// Frames a second: as fast as it goes.
-const AT_ONCE: u32 = 10_000_000;
-
 /// Row 18: datagrams of two fragments and of many, both families, both ways.
 pub(super) fn fragments(ground: &Ground<'_>) -> Result<(), LabError> {
     let (one, other) = (ground.client(), ground.far());
@@ -29,20 +23,14 @@ pub(super) fn fragments(ground: &Ground<'_>) -> Result<(), LabError> {
     Ok(())
 }
 
-/// Row 19: frames of protocols that nobody knows, from a pod; ARP comes by itself, and is asked
-/// for.
+/// Row 19: frames of a protocol that nobody knows, from a pod; ARP is asked for.
 pub(super) fn non_ip(ground: &Ground<'_>) -> Result<(), LabError> {
-    let frames: Vec<Vec<u8>> = (0..ground.size.some())
-        .map(|number| {
-            let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5];
-            frame.extend(number.to_be_bytes());
-            frame.resize(60, 0);
-            frame
-        })
-        .collect();
-    let file = ground.directory.join("non-ip.pcap");
-    write_pcap(&file, &frames)?;
-    tcpreplay(ground.client(), "eth0", &file, REPLAY_RATE)?;
+    let raw = Raw::on(ground.client())?;
+    for number in 0..ground.size.some() {
+        let mut payload = vec![0; 46];
+        payload[..4].copy_from_slice(&number.to_be_bytes());
+        raw.frame(&craft::frame(raw.next_mac(), raw.own_mac(), 0x88b5, &payload))?;
+    }
     for (node, pod) in
         ground.lab.nodes().iter().flat_map(|node| node.pods().iter().map(move |pod| (node, pod)))
     {
@@ -73,11 +61,9 @@ pub(super) fn repeats(ground: &Ground<'_>) -> Result<(), LabError> {
         for to in [server.socket(port(21)), Ground::v6(server, port(21))?] {
             Datagrams { times: 5, ..Datagrams::new(to, some, 100) }.run_on(client)?;
         }
-        let identical =
-            vec![datagram_without_id(client, server)?; 5 * usize::try_from(some).unwrap_or(0)];
-        let file = ground.directory.join("identical.pcap");
-        write_pcap(&file, &identical)?;
-        tcpreplay(client, "eth0", &file, AT_ONCE)?;
+        let datagram =
+            craft::udp(client.socket(40021), server.socket(port(21)), 0, b"the same again");
+        Raw::on(client)?.packets(&datagram, 5 * some)?;
         drop(discard);
         let closed = server.socket(port(21));
         client.enter(|| (0..some).for_each(|_| drop(TcpStream::connect(closed))))?;
@@ -89,25 +75,6 @@ pub(super) fn repeats(ground: &Ground<'_>) -> Result<(), LabError> {
     let bulk = Bulk::new(to, ground.size.bulk_bytes / 4);
     Bulk { bits_per_second: Some(BULK_RATE / 4), ..bulk }.run_on(client)?;
     Ok(())
-}
-
-/// A UDP datagram with IP ID 0 (and no checksum, as IPv4 allows).
-fn datagram_without_id(client: &Pod, server: &Pod) -> Result<Vec<u8>, LabError> {
-    let mut packet = vec![0x45, 0, 0, 48, 0, 0, 0x40, 0, 64, 17, 0, 0];
-    packet.extend(client.v4().octets());
-    packet.extend(server.v4().octets());
-    for word in [40021, port(21), 28, 0] {
-        packet.extend(word.to_be_bytes());
-    }
-    packet.resize(48, 7);
-    let mut frame = Vec::new();
-    let mac = client.mac("eth0")?;
-    for mac in [client.neighbour_mac().unwrap_or_default(), &mac] {
-        frame.extend(super::truth::parse_mac(mac));
-    }
-    frame.extend([8, 0]);
-    frame.extend(compare::with_checksums(packet));
-    Ok(frame)
 }
 
 /// Row 27: by uplinks that take super-frames, then by such that cut them as a NIC does and put
@@ -128,20 +95,4 @@ fn bulk_both_ways(ground: &Ground<'_>) -> Result<(), LabError> {
         }
     }
     Ok(())
-}
-
-/// A capture file of Ethernet frames, for tcpreplay.
-pub(super) fn write_pcap(file: &std::path::Path, frames: &[Vec<u8>]) -> Result<(), LabError> {
-    let mut bytes = Vec::new();
-    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 262_144, 1] {
-        bytes.extend(word.to_le_bytes());
-    }
-    for frame in frames {
-        let length = u32::try_from(frame.len()).unwrap_or(0);
-        for word in [0, 0, length, length] {
-            bytes.extend(word.to_le_bytes());
-        }
-        bytes.extend(frame);
-    }
-    fs::write(file, bytes).map_err(|error| LabError::file(file, error))
 }

@@ -62,7 +62,7 @@ pub(super) struct Reported {
 
 /// Taps on all nodes, and their sensor.
 #[derive(Debug)]
-struct Taps {
+pub(super) struct Taps {
     name: &'static str,
     sensor: Sensor,
     taps: Vec<Tap>,
@@ -72,28 +72,15 @@ impl Stage {
     pub(super) fn up(options: Options<'_>) -> Result<Self, LabError> {
         let spec = LabSpec::unique().nodes(2).pods(2).ipv6().bare();
         let lab = Lab::up(spec.eni_pods(1).branch_pods(2).overlay_pods(2, 8472))?;
-        let ground = Ground { lab: &lab, directory: options.directory, size: options.size };
+        let ground = Ground { lab: &lab, size: options.size };
         let services = services::all(&ground);
         for service in &services {
             lab.add_service(service)?;
         }
         lab.add_node_dns(1, &[NODE_DNS, services::CLUSTER_DNS])?;
-        for sensor in SENSORS {
-            lab.sensor().exec(["ip", "address", "add", &format!("{sensor}/24"), "dev", "eth0"])?;
-        }
+        add_sensors(&lab)?;
         let mut witness = Witness::start(&lab, options.directory)?;
-        let mut flags = vec![
-            "--podnet",
-            PODNET,
-            "--svcnet",
-            SVCNET,
-            "--tapped-net",
-            TAPPED,
-            "--untapped-net",
-            UNTAPPED,
-        ];
-        flags.extend(options.flags);
-        let mut ours = Taps::launch("source", &lab, 0, options, &flags)?;
+        let mut ours = Taps::launch("source", &lab, 0, options, &our_flags(options))?;
         let mut reference = None;
         if options.reference {
             let flags = ["--podnet", PODNET, "--svcnet", SVCNET, "--election", "ports"];
@@ -121,7 +108,7 @@ impl Stage {
 }
 
 impl Taps {
-    fn launch(
+    pub(super) fn launch(
         name: &'static str,
         lab: &Lab,
         which: u16,
@@ -150,11 +137,12 @@ impl Taps {
         Ok(Self { name, sensor, taps })
     }
 
-    fn wait_ready(&mut self) -> Result<(), LabError> {
+    pub(super) fn wait_ready(&mut self) -> Result<(), LabError> {
         self.taps.iter_mut().try_for_each(Tap::wait_ready)
     }
 
-    fn end(self, directory: &Path) -> Result<Reported, LabError> {
+    /// Ends them: the sensor's file, its summary, and how many frames the rings lost.
+    pub(super) fn stop(self, directory: &Path) -> Result<(PathBuf, Value, u64), LabError> {
         let Self { name, sensor, taps } = self;
         let mut accounts = Vec::new();
         for (number, tap) in (1..).zip(taps) {
@@ -165,7 +153,36 @@ impl Taps {
         let ring_lost = settle_accounts(&accounts, &summary).map_err(|detail| {
             LabError::Unexpected { what: format!("the accounts of taps {name}"), detail }
         })?;
+        Ok((file, summary, ring_lost))
+    }
+
+    fn end(self, directory: &Path) -> Result<Reported, LabError> {
+        let (file, summary, ring_lost) = self.stop(directory)?;
         let frames = compare::read_frames(&file).map_err(unreadable)?;
         Ok(Reported { frames, summary, ring_lost })
     }
+}
+
+/// Gives the sensors' host its addresses.
+pub(super) fn add_sensors(lab: &Lab) -> Result<(), LabError> {
+    for sensor in SENSORS {
+        lab.sensor().exec(["ip", "address", "add", &format!("{sensor}/24"), "dev", "eth0"])?;
+    }
+    Ok(())
+}
+
+/// As an operator of this lab would give them.
+pub(super) fn our_flags(options: Options<'_>) -> Vec<&str> {
+    let mut flags = vec![
+        "--podnet",
+        PODNET,
+        "--svcnet",
+        SVCNET,
+        "--tapped-net",
+        TAPPED,
+        "--untapped-net",
+        UNTAPPED,
+    ];
+    flags.extend(options.flags);
+    flags
 }

@@ -133,13 +133,20 @@ fn cells(counts: &Counts) -> [u64; 8] {
     ]
 }
 
+/// Reports for each packet, in any form, to a tenth.
+fn copies(counts: &Counts) -> String {
+    let reports = (counts.sent + counts.doubled).saturating_sub(counts.missing);
+    let tenths = (reports * 10 + counts.sent / 2).checked_div(counts.sent).unwrap_or(0);
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:>3} ", "row")?;
         for column in COLUMNS {
             write!(f, " {column:>10}")?;
         }
-        writeln!(f, "  | reference: once, missing, doubled, wrong | what")?;
+        writeln!(f, "  | reference:  once missing doubled   wrong copies | what")?;
         for line in self.rows.iter().chain([&self.other]) {
             write!(f, "{:>3} ", line.row)?;
             for cell in cells(&line.counts) {
@@ -148,9 +155,16 @@ impl fmt::Display for Table {
             match &line.reference {
                 Some(it) => {
                     let wrong = it.wrong_address + it.wrong_checksum + it.wrong_size;
-                    write!(f, "  | {:>7} {:>7} {:>7} {wrong:>7}", it.once, it.missing, it.doubled)?;
+                    write!(
+                        f,
+                        "  | {:>16} {:>7} {:>7} {wrong:>7} {:>6}",
+                        it.once,
+                        it.missing,
+                        it.doubled,
+                        copies(it)
+                    )?;
                 }
-                None => write!(f, "  | {:31}", "")?,
+                None => write!(f, "  | {:47}", "not run")?,
             }
             writeln!(f, " | {}", line.what)?;
         }

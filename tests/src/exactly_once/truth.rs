@@ -24,12 +24,21 @@ use std::{
 /// A point where packets are captured, and which of them count there.
 #[derive(Clone, Debug)]
 enum Point {
-    /// A pod's own interface: its MAC address, and the MTU that it cuts to.
-    Pod([u8; 6], usize),
+    /// A pod's own interface.
+    Pod(PodPoint),
     /// A host outside.
     Outside,
     /// The other end of a node's uplink.
     Wire,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct PodPoint {
+    mac: [u8; 6],
+    /// What it cuts to.
+    mtu: usize,
+    /// Another pod of the same bridge stands for it where all get the same frame.
+    is_flooded_too: bool,
 }
 
 /// All captures of a run.
@@ -70,7 +79,8 @@ impl Witness {
         for pod in lab.pods() {
             let mac = parse_mac(&pod.mac("eth0")?);
             let mtu = if pod.kind() == PodKind::Overlay { MTU - OUTER_BYTES } else { MTU };
-            witness.add(pod, "eth0", "", Point::Pod(mac, mtu))?;
+            let is_flooded_too = pod.kind() == PodKind::Overlay && pod.name().ends_with('2');
+            witness.add(pod, "eth0", "", Point::Pod(PodPoint { mac, mtu, is_flooded_too }))?;
         }
         let to_servers = format!("port {}", rows::port(28));
         for host in [lab.inet(), lab.db()] {
@@ -124,7 +134,7 @@ impl Witness {
         // What a bridge floods arrives at several pods: it counts where it was sent.
         let macs: HashSet<[u8; 6]> = points
             .iter()
-            .filter_map(|point| if let Point::Pod(mac, _mtu) = point { Some(*mac) } else { None })
+            .filter_map(|point| if let Point::Pod(pod) = point { Some(pod.mac) } else { None })
             .collect();
         let mut sent: Vec<(Packet, (bool, usize))> = Vec::new();
         for (capture, point) in captures.iter().zip(&points) {
@@ -135,10 +145,12 @@ impl Witness {
                 };
                 let counts = match point {
                     // An answer that a service's address has been put on was sent by a pod.
-                    Point::Pod(mac, _mtu) => {
+                    Point::Pod(pod) => {
                         let from = frame.source_mac.unwrap_or_default();
-                        from == *mac
+                        let is_flooded = frame.destination_mac.is_some_and(|mac| mac[0] & 1 == 1);
+                        from == pod.mac
                             || !macs.contains(&from)
+                                && !(is_flooded && pod.is_flooded_too)
                                 && !known(frame.packet.source(), &pods)
                                 && !known(frame.packet.source(), &translated)
                     }
@@ -150,7 +162,7 @@ impl Witness {
                 };
                 if counts {
                     let required = (from_us..=until_us).contains(&frame.time_us);
-                    let mtu = if let Point::Pod(_mac, mtu) = point { *mtu } else { MTU };
+                    let mtu = if let Point::Pod(pod) = point { pod.mtu } else { MTU };
                     sent.push((frame.packet, (required, mtu)));
                 }
             }
