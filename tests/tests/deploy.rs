@@ -46,6 +46,7 @@ mod tests {
         "--datagram-bytes",
         "--flush-us",
         "--dedup-window-ms",
+        "--ignore-dscp",
         "--dedup-memory",
         "--workers",
         "--snaplen",

@@ -116,7 +116,7 @@ fn key((content, source, destination): Name) -> Key {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 6 } else { 400 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 400 }))]
 
     #[test]
     fn where_the_bucket_holds_all_its_packets_the_table_is_the_rule(
