@@ -353,3 +353,5 @@ fn how_long_a_change_takes() {
         }
     });
 }
+
+mod locality;
