@@ -56,6 +56,18 @@ pub struct Plan {
     pub every: Duration,
     /// The shortest and the longest life; each pod's is somewhere between.
     pub life: (Duration, Duration),
+    /// Who makes the veth.
+    pub made: Made,
+}
+
+/// Where a pod's veth is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// In the pod, and the host's end moves to the host: as most CNIs do it.
+    InPod,
+    /// On the host, and the pod's end moves to the pod: as Cilium does it. The kernel does not say
+    /// on the host that it has.
+    OnHost,
 }
 
 /// What one pod did.
@@ -138,25 +150,32 @@ struct Slot<'a> {
 }
 
 impl Slot<'_> {
-    fn attach(&self, pod: usize) -> Result<(), LabError> {
+    fn attach(&self, made: Made, pod: usize) -> Result<(), LabError> {
         let (address, name) = (address(pod), format!("eni{pod:05}"));
         let mac = format!("0a:58:01:{:02x}:{:02x}:{:02x}", pod >> 16, pod >> 8 & 0xff, pod & 0xff);
         let index = FIRST_INDEX + pod;
-        let node = self.node.namespace();
-        ip_batch(
-            Some(self.host.namespace()),
-            &[
-                format!(
-                    "link add name {name} index {index} address {mac} netns {node} \
-                     type veth peer name eth0"
-                ),
-                format!("address add {address}/32 dev eth0"),
-                "link set eth0 up".to_owned(),
-                format!("neighbour add {GATEWAY} lladdr {mac} dev eth0 nud permanent"),
-                format!("route add {GATEWAY} dev eth0 scope link"),
-                format!("route add default via {GATEWAY} dev eth0"),
-            ],
-        )?;
+        let (node, inside) = (self.node.namespace(), self.host.namespace());
+        let add = format!("link add name {name} index {index} address {mac}");
+        let mut in_pod = match made {
+            Made::InPod => vec![format!("{add} netns {node} type veth peer name eth0")],
+            Made::OnHost => {
+                let other = format!("tmp{pod:05}");
+                let lines = [
+                    format!("{add} type veth peer name {other}"),
+                    format!("link set {other} netns {inside} name eth0"),
+                ];
+                ip_batch(Some(node), &lines)?;
+                Vec::new()
+            }
+        };
+        in_pod.extend([
+            format!("address add {address}/32 dev eth0"),
+            "link set eth0 up".to_owned(),
+            format!("neighbour add {GATEWAY} lladdr {mac} dev eth0 nud permanent"),
+            format!("route add {GATEWAY} dev eth0 scope link"),
+            format!("route add default via {GATEWAY} dev eth0"),
+        ]);
+        ip_batch(Some(inside), &in_pod)?;
         ip_batch(
             Some(node),
             &[
@@ -173,7 +192,7 @@ impl Slot<'_> {
     /// A whole life; runs in the slot's namespace.
     fn live(&self, plan: &Plan, pod: usize, to: SocketAddr) -> Result<Life, LabError> {
         let before = Instant::now();
-        self.attach(pod)?;
+        self.attach(plan.made, pod)?;
         let attached = Instant::now();
         let mut life = Life { sent: Vec::new(), attach: attached - before };
         let end = attached + self::life(plan, pod);
