@@ -64,6 +64,32 @@ fn a_route_that_moves_to_another_veth_takes_its_pod_along() {
 }
 
 #[test]
+fn a_pod_whose_namespace_ends_takes_its_veth_and_route_along() {
+    in_namespace(|| {
+        let (first, second) = (Elsewhere::new(), Elsewhere::new());
+        let monitor = start(NO_RECONCILING);
+        for (name, elsewhere, net) in
+            [("eni1", &first, "10.0.3.7/32"), ("eni2", &second, "10.0.3.8/32")]
+        {
+            pod(name, elsewhere);
+            ip(&format!("route add {net} dev {name}"));
+        }
+        eventually(&monitor, "two pods", |view| {
+            behind(view, "10.0.3.7/32") == ["eni1"] && behind(view, "10.0.3.8/32") == ["eni2"]
+        });
+        let ifindex = link(&monitor.view.load(), "eni1").unwrap().ifindex;
+        drop(first);
+        eventually(&monitor, "one pod", |view| {
+            link(view, "eni1").is_none()
+                && behind(view, "10.0.3.7/32").is_empty()
+                && behind(view, "10.0.3.8/32") == ["eni2"]
+                && view.gone.contains(&ifindex)
+        });
+        settled(&monitor, 1);
+    });
+}
+
+#[test]
 fn a_second_uplink_attaches_and_detaches_with_its_table_and_rules() {
     in_namespace(|| {
         let elsewhere = Elsewhere::new();
