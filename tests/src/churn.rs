@@ -12,9 +12,17 @@
 //! route to its address is in place. Slots are used again and again, since a namespace costs more
 //! than a pod; every pod has a veth, an interface number and an address of its own.
 
+mod process;
+
+pub use process::{Sample, kernel_drops, sample, spread, watched};
+
 use crate::balance::each_packet;
 use crate::lab::{Host, Lab, LabError, ip_batch};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::{
+    ifaddrs::getifaddrs,
+    net::if_::InterfaceFlags,
+    sys::socket::{setsockopt, sockopt},
+};
 use serde_json::{Value, json};
 use std::{
     fs, io,
@@ -41,7 +49,10 @@ const MOST_PODS: usize = 16_000;
 const GATEWAY: &str = "169.254.1.1";
 /// Nothing more comes to the receiver after so long.
 const QUIET: Duration = Duration::from_millis(300);
-const SAMPLE_EVERY: Duration = Duration::from_millis(500);
+/// The tap's `--dedup-window-ms`.
+const WINDOW: Duration = Duration::from_millis(100);
+/// For the kernel to report a link running.
+const CARRIER: Duration = Duration::from_secs(20);
 
 /// What to do.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +67,18 @@ pub struct Plan {
     pub every: Duration,
     /// The shortest and the longest life; each pod's is somewhere between.
     pub life: (Duration, Duration),
+    /// Who makes the veth.
+    pub made: Made,
+}
+
+/// Where a pod's veth is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// In the pod, and the host's end moves to the host: as most CNIs do it.
+    InPod,
+    /// On the host, and the pod's end moves to the pod: as Cilium does it. The kernel does not say
+    /// on the host that it has.
+    OnHost,
 }
 
 /// What one pod did.
@@ -138,25 +161,32 @@ struct Slot<'a> {
 }
 
 impl Slot<'_> {
-    fn attach(&self, pod: usize) -> Result<(), LabError> {
+    fn attach(&self, made: Made, pod: usize) -> Result<(), LabError> {
         let (address, name) = (address(pod), format!("eni{pod:05}"));
         let mac = format!("0a:58:01:{:02x}:{:02x}:{:02x}", pod >> 16, pod >> 8 & 0xff, pod & 0xff);
         let index = FIRST_INDEX + pod;
-        let node = self.node.namespace();
-        ip_batch(
-            Some(self.host.namespace()),
-            &[
-                format!(
-                    "link add name {name} index {index} address {mac} netns {node} \
-                     type veth peer name eth0"
-                ),
-                format!("address add {address}/32 dev eth0"),
-                "link set eth0 up".to_owned(),
-                format!("neighbour add {GATEWAY} lladdr {mac} dev eth0 nud permanent"),
-                format!("route add {GATEWAY} dev eth0 scope link"),
-                format!("route add default via {GATEWAY} dev eth0"),
-            ],
-        )?;
+        let (node, inside) = (self.node.namespace(), self.host.namespace());
+        let add = format!("link add name {name} index {index} address {mac}");
+        let mut in_pod = match made {
+            Made::InPod => vec![format!("{add} netns {node} type veth peer name eth0")],
+            Made::OnHost => {
+                let other = format!("tmp{pod:05}");
+                let lines = [
+                    format!("{add} type veth peer name {other}"),
+                    format!("link set {other} netns {inside} name eth0"),
+                ];
+                ip_batch(Some(node), &lines)?;
+                Vec::new()
+            }
+        };
+        in_pod.extend([
+            format!("address add {address}/32 dev eth0"),
+            "link set eth0 up".to_owned(),
+            format!("neighbour add {GATEWAY} lladdr {mac} dev eth0 nud permanent"),
+            format!("route add {GATEWAY} dev eth0 scope link"),
+            format!("route add default via {GATEWAY} dev eth0"),
+        ]);
+        ip_batch(Some(inside), &in_pod)?;
         ip_batch(
             Some(node),
             &[
@@ -173,7 +203,8 @@ impl Slot<'_> {
     /// A whole life; runs in the slot's namespace.
     fn live(&self, plan: &Plan, pod: usize, to: SocketAddr) -> Result<Life, LabError> {
         let before = Instant::now();
-        self.attach(pod)?;
+        self.attach(plan.made, pod)?;
+        wait_for_carrier()?;
         let attached = Instant::now();
         let mut life = Life { sent: Vec::new(), attach: attached - before };
         let end = attached + self::life(plan, pod);
@@ -190,6 +221,25 @@ impl Slot<'_> {
         drop(socket);
         self.detach()?;
         Ok(life)
+    }
+}
+
+/// Until then the kernel drops what the pod sends: it is busy with others' links.
+fn wait_for_carrier() -> Result<(), LabError> {
+    let since = Instant::now();
+    loop {
+        let all = getifaddrs().map_err(|error| LabError::call("getifaddrs", error))?;
+        let is_running = InterfaceFlags::IFF_RUNNING;
+        if all.into_iter().any(|one| one.interface_name == "eth0" && one.flags.contains(is_running))
+        {
+            return Ok(());
+        }
+        if since.elapsed() > CARRIER {
+            let seconds = CARRIER.as_secs();
+            let (what, detail) = ("a pod's carrier".to_owned(), String::new());
+            return Err(LabError::Late { what, seconds, detail });
+        }
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -320,6 +370,9 @@ pub struct Verdict {
     pub last_missing: Option<Duration>,
     /// The latest of those doubled, after its pod's attach.
     pub last_doubled: Option<Duration>,
+    /// Copies that a tap saw later than its window after the one before: where the machine is so
+    /// busy, a packet takes that long through the host.
+    pub slow: u64,
     /// Pods that lived for 200 ms or more.
     pub pods: usize,
 }
@@ -332,14 +385,29 @@ impl Truth {
     /// When the file cannot be read.
     pub fn judge(&self, file: &Path, grace: Duration) -> io::Result<Verdict> {
         let mut seen = Vec::new();
-        each_packet(file, |_at, frame| {
+        each_packet(file, |at, frame| {
             // IPv4 without options, UDP.
             let is_udp = frame.get(12..15) == Some(&[8, 0, 0x45]) && frame.get(23) == Some(&17);
-            if let Some(datagram) = frame.get(42..).filter(|_| is_udp).and_then(parse) {
-                count(&mut seen, datagram);
+            if let Some((pod, number)) = frame.get(42..).filter(|_| is_udp).and_then(parse) {
+                seen.push((pod, number, at));
             }
         })?;
-        Ok(self.verdict(&seen, grace))
+        // By time, where a packet is there more than once.
+        seen.sort_unstable();
+        let mut counts = Vec::new();
+        let mut slow = 0;
+        for copies in seen.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            let mut last = None;
+            for (pod, number, at) in copies {
+                if last.is_some_and(|last| *at - last > WINDOW) {
+                    slow += 1;
+                } else {
+                    count(&mut counts, (*pod, *number));
+                }
+                last = Some(*at);
+            }
+        }
+        Ok(Verdict { slow, ..self.verdict(&counts, grace) })
     }
 
     fn verdict(&self, seen: &[Vec<u8>], grace: Duration) -> Verdict {
@@ -370,94 +438,6 @@ impl Truth {
     }
 }
 
-/// What a process holds at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sample {
-    /// Open file descriptors.
-    pub descriptors: u64,
-    /// Threads.
-    pub threads: u64,
-    /// Resident memory, KiB.
-    pub resident_kib: u64,
-    /// Mapped packet rings, KiB.
-    pub ring_kib: u64,
-    /// Processor time used, in ticks of 10 ms.
-    pub ticks: u64,
-}
-
-/// Looks at a process.
-///
-/// # Errors
-///
-/// When it has gone, or `/proc` is not as proc(5) says.
-pub fn sample(pid: u32) -> io::Result<Sample> {
-    let strange = |what: &str| io::Error::other(format!("{what} of process {pid}"));
-    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
-    let status = read("status")?;
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let number = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-        number.ok_or_else(|| strange(name))
-    };
-    let is_ring = |line: &&str| line.contains("socket:[");
-    let kib = |line: &str| {
-        let (from, to) = line.split_once(' ')?.0.split_once('-')?;
-        let number = |text| u64::from_str_radix(text, 16).ok();
-        Some((number(to)? - number(from)?) / 1024)
-    };
-    let ring_kib = read("maps")?.lines().filter(is_ring).filter_map(kib).sum();
-    let stat = read("stat")?;
-    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks = after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>());
-    Ok(Sample {
-        descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64,
-        threads: field("Threads:")?,
-        resident_kib: field("VmRSS:")?,
-        ring_kib,
-        ticks: ticks.sum::<Result<u64, _>>().map_err(|_| strange("stat"))?,
-    })
-}
-
-/// Samples of a process, taken while `work` runs.
-///
-/// # Errors
-///
-/// As [`sample`].
-pub fn watched<T>(pid: u32, work: impl FnOnce() -> T) -> io::Result<(T, Vec<Sample>)> {
-    let is_over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let watching = scope.spawn(|| {
-            let mut samples = Vec::new();
-            while !is_over.load(Ordering::Relaxed) {
-                samples.push(sample(pid)?);
-                thread::sleep(SAMPLE_EVERY);
-            }
-            Ok(samples)
-        });
-        let result = work();
-        is_over.store(true, Ordering::Relaxed);
-        let samples = watching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        samples.map(|samples: Vec<Sample>| (result, samples))
-    })
-}
-
-/// Least and most of what a process held after its first `warm_up` samples.
-#[must_use]
-pub fn spread(samples: &[Sample], warm_up: usize) -> Option<(Sample, Sample)> {
-    let warm = samples.get(warm_up..)?;
-    let of = |pick: fn(u64, u64) -> u64| {
-        let both = |a: Sample, b: &Sample| Sample {
-            descriptors: pick(a.descriptors, b.descriptors),
-            threads: pick(a.threads, b.threads),
-            resident_kib: pick(a.resident_kib, b.resident_kib),
-            ring_kib: pick(a.ring_kib, b.ring_kib),
-            ticks: pick(a.ticks, b.ticks),
-        };
-        Some(warm.iter().skip(1).fold(*warm.first()?, both))
-    };
-    Some((of(u64::min)?, of(u64::max)?))
-}
-
 impl Verdict {
     /// For a report.
     #[must_use]
@@ -470,7 +450,7 @@ impl Verdict {
         };
         let ms = |at: Option<Duration>| at.map(|at| at.as_secs_f64() * 1000.0);
         json!({
-            "pods": self.pods, "early": tally(&self.early), "late": tally(&self.late),
+            "pods": self.pods, "slow": self.slow, "early": tally(&self.early), "late": tally(&self.late),
             "last_missing_ms": ms(self.last_missing), "last_doubled_ms": ms(self.last_doubled),
         })
     }
@@ -504,13 +484,5 @@ mod tests {
         assert_eq!(parse(b"ptch"), None);
         assert_eq!(address(9_999).to_string(), "10.0.103.250");
         assert_eq!(address(MOST_PODS - 1).to_string(), "10.0.127.250");
-    }
-
-    #[test]
-    fn a_process_holds_something() {
-        let ((), samples) = watched(std::process::id(), || ()).unwrap();
-        let (least, most) = spread(&samples, 0).unwrap();
-        assert!(least.descriptors > 2 && least.threads > 0 && least.resident_kib > 100);
-        assert!(most.resident_kib >= least.resident_kib && spread(&samples, 9).is_none());
     }
 }

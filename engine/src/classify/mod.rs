@@ -17,7 +17,7 @@ mod icmp;
 mod own;
 mod ports;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -118,6 +118,8 @@ pub struct Classifier {
     ports: Option<ports::Ports>,
     any_interface: bool,
     places: HashMap<u32, Place>,
+    /// Tapped links that went lately.
+    gone: HashSet<u32>,
     names: HashMap<String, u32>,
     own: PrefixSet,
     local: PrefixSet,
@@ -170,6 +172,7 @@ impl Classifier {
             }),
             any_interface: policy.any_interface,
             places: view.links.iter().map(|(ifindex, link)| (*ifindex, place(link))).collect(),
+            gone: view.gone.iter().copied().collect(),
             names: view.links.values().map(|link| (link.name.clone(), link.ifindex)).collect(),
             own: PrefixSet::of_hosts(view.own.iter().copied()),
             local: PrefixSet::new(view.local.iter().copied()),
@@ -271,8 +274,11 @@ impl Classifier {
     fn place(&self, point: Point) -> Option<Place> {
         let place = match self.places.get(&point.ifindex) {
             Some(place) => *place,
-            // Netlink is a moment behind.
-            None => Place { slot: SHARED_SLOT, role: Role::Other, is_tapped: self.any_interface },
+            // Netlink is a moment behind, or the frame is: its link has gone meanwhile.
+            None => {
+                let is_tapped = self.any_interface || self.gone.contains(&point.ifindex);
+                Place { slot: SHARED_SLOT, role: Role::Other, is_tapped }
+            }
         };
         place.is_tapped.then_some(place)
     }

@@ -308,6 +308,16 @@ fn overlays_are_dropped_only_where_something_unpacks_them() {
 }
 
 #[test]
+fn a_frame_in_the_ring_outlives_its_link() {
+    let policy = Policy { any_interface: false, ..policy() };
+    let view = View { gone: vec![77], ..view() };
+    let c = Classifier::new(&policy, &view, &[]);
+    let last = udp("10.0.1.102", "10.0.2.101", (53, 1000), b"bye");
+    assert!(ask(&c, &at(&last, 77, In)).is_ok(), "it was tapped when the frame came");
+    assert_eq!(ask(&c, &at(&last, 78, In)), Err(DropReason::Interface), "never known");
+}
+
+#[test]
 fn without_an_election_only_the_taps_own_traffic_goes() {
     let policy = Policy { election: Election::None, ..policy() };
     let c = Classifier::new(&policy, &view(), &["10.0.250.10".parse().unwrap()]);

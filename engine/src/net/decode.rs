@@ -230,8 +230,20 @@ fn route(payload: &[u8]) -> Option<(RouteHeader, RouteKey, Vec<Leg>)> {
         _ => {}
     }
     let destination = IpNet::new(destination, header.destination_prefix_length).ok()?.trunc();
+    if is_every_link_s(&destination) {
+        return None;
+    }
     let key = RouteKey { table, destination, priority, tos: header.tos };
     Some((header, key, legs))
+}
+
+/// `fe80::/64` and `ff00::/8` are on every link and lead nowhere in particular. All links' routes
+/// have one key, so that each pod that dies would leave a doubt, and cost a dump.
+fn is_every_link_s(destination: &IpNet) -> bool {
+    match destination {
+        IpNet::V4(_) => false,
+        IpNet::V6(net) => net.network().is_multicast() || net.network().is_unicast_link_local(),
+    }
 }
 
 /// `struct rtvia`: a gateway of the other family.
@@ -397,6 +409,23 @@ mod tests {
         let table = attribute(RTA_TABLE, &1000_u32.to_ne_bytes());
         let message = route_message(2, 33, 1, &[table]);
         assert_eq!(update(libc::RTM_NEWROUTE, 0, &message), None, "a prefix of 33 bits");
+    }
+
+    #[test]
+    fn routes_that_every_link_has_are_none() {
+        let oif = attribute(RTA_OIF, &2_u32.to_ne_bytes());
+        let to = |first: [u8; 2]| attribute(RTA_DST, &[&first[..], &[0; 14]].concat());
+        for (first, prefix, counts) in [
+            ([0xfe, 0x80], 64, false),
+            ([0xff, 0], 8, false),
+            ([0xfd, 0], 64, true),
+            ([0, 0], 0, true),
+        ] {
+            let message = route_message(10, prefix, 1, &[to(first), oif.clone()]);
+            for kind in [libc::RTM_NEWROUTE, libc::RTM_DELROUTE] {
+                assert_eq!(update(kind, 0, &message).is_some(), counts, "{first:?}");
+            }
+        }
     }
 
     #[test]

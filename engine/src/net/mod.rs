@@ -86,6 +86,9 @@ pub struct View {
     pub local_by: Vec<(IpNet, u32)>,
     /// UDP ports of the node's VXLAN and Geneve devices, sorted, each once.
     pub overlay_ports: Vec<u16>,
+    /// Interface numbers of tapped links that went lately, sorted: a ring may still hold frames of
+    /// theirs.
+    pub gone: Vec<u32>,
     /// The main device: where the IPv4 default route of least metric in the main table leads.
     pub main: Option<u32>,
     /// The IPv4 subnets right behind the main device, by the main table: routes of link scope

@@ -57,6 +57,9 @@ pub(super) fn build(tables: &Tables) -> View {
     overlay_ports.sort_unstable();
     overlay_ports.dedup();
 
+    let mut gone: Vec<u32> = tables.gone().collect();
+    gone.sort_unstable();
+
     let mut own: Vec<IpAddr> = own.into_iter().collect();
     own.sort_unstable();
     View {
@@ -65,6 +68,7 @@ pub(super) fn build(tables: &Tables) -> View {
         local,
         local_by,
         overlay_ports,
+        gone,
         main,
         main_subnets: main.map_or_else(Vec::new, |main| subnets_behind(tables, main)),
     }

@@ -11,7 +11,7 @@
 //! the number of links.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -21,6 +21,15 @@ use super::{InterfaceSelection, Link, RoleOverrides, View, roles};
 
 /// Owns every service address under IPVS; they are no addresses of the node.
 pub(super) const IPVS_DEVICE: &str = "kube-ipvs0";
+
+/// Frames of this many links that went last may still be in a ring. Their interface numbers are not
+/// given again soon.
+const GONE: usize = 256;
+
+/// Kinds of which two ends make one, each naming the other as what is below.
+fn is_pair(kind: &str) -> bool {
+    matches!(kind, "veth" | "netkit" | "vxcan")
+}
 
 /// A link as the kernel describes it. In `link`, what is found out later (addresses, role, slot,
 /// tapped) is left empty.
@@ -116,6 +125,8 @@ pub(super) struct Tables {
     routes_of: HashMap<u32, HashSet<RouteKey>>,
     nexthops: HashMap<u32, Nexthop>,
     slots: Slots,
+    /// Tapped links that went, the last one first.
+    gone: VecDeque<u32>,
     is_stale: bool,
 }
 
@@ -135,6 +146,11 @@ impl Tables {
 
     pub(super) fn overrides(&self) -> &RoleOverrides {
         &self.overrides
+    }
+
+    /// Tapped links that went, the last [`GONE`] at most.
+    pub(super) fn gone(&self) -> impl Iterator<Item = u32> {
+        self.gone.iter().copied()
     }
 
     pub(super) fn slot(&self, ifindex: u32) -> u16 {
@@ -180,7 +196,15 @@ impl Tables {
     pub(super) fn replace(&mut self, kind: Kind, updates: Vec<Update>) {
         match kind {
             Kind::Links => {
-                self.devices.clear();
+                let known: Vec<Link> =
+                    self.devices.drain().map(|(_, device)| device.link).collect();
+                let is_new = |link: &Link| !self.gone.contains(&link.ifindex);
+                let went = known.into_iter().filter(|l| self.is_tapped(l) && is_new(l));
+                let went: Vec<u32> = went.map(|link| link.ifindex).collect();
+                for ifindex in went {
+                    // Those that live are taken out again below.
+                    self.gone.push_front(ifindex);
+                }
                 self.children_of.clear();
             }
             Kind::Addresses => self.addresses.clear(),
@@ -192,6 +216,7 @@ impl Tables {
             self.apply(update);
         }
         if kind == Kind::Links {
+            self.gone.truncate(GONE);
             self.slots.retain(|ifindex| self.devices.contains_key(&ifindex));
         }
     }
@@ -220,6 +245,7 @@ impl Tables {
 
     fn set_link(&mut self, device: Device) -> bool {
         let ifindex = device.link.ifindex;
+        self.gone.retain(|gone| *gone != ifindex);
         if self.is_tapped(&device.link) {
             self.slots.take(ifindex);
         }
@@ -242,9 +268,21 @@ impl Tables {
         self.remove_routes_of(ifindex);
         self.addresses.remove(&ifindex);
         self.slots.release(ifindex);
-        // A veth whose peer moves to another namespace is not announced anew.
-        self.is_stale |= self.children_of.contains_key(&ifindex);
+        for child in self.children_of.remove(&ifindex).into_iter().flatten() {
+            match self.devices.get_mut(&child) {
+                // It goes too, and says so, or else its peer has moved to another namespace, which
+                // is not announced: no dump for each pod whose end is made on the host.
+                Some(child) if is_pair(&child.link.kind) => {
+                    (child.parent, child.is_peer_elsewhere) = (0, true);
+                }
+                _ => self.is_stale = true,
+            }
+        }
         let Some(gone) = self.devices.remove(&ifindex) else { return false };
+        if self.is_tapped(&gone.link) {
+            self.gone.truncate(GONE - 1);
+            self.gone.push_front(ifindex);
+        }
         self.remove_child(gone.parent, ifindex);
         true
     }

@@ -99,7 +99,9 @@ fn eventually(monitor: &Monitor, what: &str, is_so: impl Fn(&View) -> bool) {
     }
 }
 
+/// What a dump says: it knows of no numbers, and of no links that went.
 fn without_slots(mut view: View) -> View {
+    view.gone.clear();
     view.links.values_mut().for_each(|link| link.slot = 0);
     view
 }
@@ -353,3 +355,5 @@ fn how_long_a_change_takes() {
         }
     });
 }
+
+mod locality;

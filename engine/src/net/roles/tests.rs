@@ -422,3 +422,26 @@ fn each_local_prefix_is_known_with_its_interface() {
     assert_eq!(by, expected.map(|(net, name)| (net.to_owned(), name)));
     assert_eq!(view.local.len(), 3);
 }
+
+#[test]
+fn what_a_geneve_device_leads_to_is_on_other_nodes_whatever_its_port() {
+    for port in [6081, 6082] {
+        let view = fixture(&format!(
+            "link eth0 physical
+             link genev_sys geneve port={port}
+             link gw0 openvswitch
+             link veth1 veth peer=elsewhere
+             addr eth0 10.0.0.10/20
+             addr gw0 10.244.1.1/24
+             route default via 10.0.0.1 dev eth0
+             route 10.244.1.0/24 dev gw0
+             route 10.244.1.7/32 dev veth1
+             route 10.244.2.0/24 via 10.244.2.1 dev genev_sys"
+        ))
+        .view();
+        assert_eq!(view.overlay_ports, [port]);
+        assert_roles(&view, &[("eth0", Uplink), ("genev_sys", Uplink), ("veth1", Pod)]);
+        assert!(!names(&view.local).contains(&"10.244.2.0/24".to_owned()));
+        assert!(names(&view.local).contains(&"10.244.1.7/32".to_owned()));
+    }
+}

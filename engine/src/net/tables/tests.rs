@@ -159,12 +159,40 @@ fn a_link_that_goes_takes_everything_with_it() {
 }
 
 #[test]
-fn a_veths_peer_that_goes_leaves_a_doubt_where_it_went() {
+fn a_veths_peer_that_goes_has_moved_elsewhere_and_costs_no_dump() {
     let mut tables = fixture("link p1 veth\nlink eth1 veth parent=p1");
+    assert!(!tables.devices[&2].is_peer_elsewhere);
     tables.apply(Update::LinkGone(1));
-    assert!(tables.take_stale());
+    assert!(!tables.take_stale() && tables.devices[&2].is_peer_elsewhere);
     tables.apply(Update::LinkGone(2));
     assert!(!tables.take_stale() && tables.children_of.is_empty());
+}
+
+#[test]
+fn a_trunk_that_goes_leaves_a_doubt_where_its_vlans_are() {
+    let mut tables = fixture("link eth1 physical\nlink eth1.7 vlan parent=eth1");
+    tables.apply(Update::LinkGone(1));
+    assert!(tables.take_stale());
+}
+
+#[test]
+fn tapped_links_that_went_are_known_for_a_while_however_they_went() {
+    let gone = |tables: &Tables| tables.gone().collect::<Vec<_>>();
+    let mut tables = fixture("link lo loopback\nlink eni1 veth\nlink eni2 veth\nlink eni3 veth");
+    tables.apply(Update::LinkGone(1));
+    tables.apply(Update::LinkGone(2));
+    assert_eq!(gone(&tables), [2], "loopback was never tapped");
+    let left = tables.devices[&3].clone();
+    tables.replace(Kind::Links, vec![Update::Link(Box::new(left))]);
+    assert_eq!(gone(&tables), [4, 2], "the dump lacks eni3");
+    assert_eq!(tables.view().gone, [2, 4]);
+    for ifindex in 100..500 {
+        tables.apply(Update::Link(Box::new(device(ifindex, "eni", "veth"))));
+        tables.apply(Update::LinkGone(ifindex));
+    }
+    assert_eq!((gone(&tables).len(), gone(&tables)[0]), (GONE, 499));
+    tables.apply(Update::Link(Box::new(device(499, "eni", "veth"))));
+    assert!(!gone(&tables).contains(&499), "it is back");
 }
 
 #[test]
@@ -373,6 +401,7 @@ impl Truth {
 }
 
 fn without_slots(mut view: View) -> View {
+    view.gone.clear();
     for link in view.links.values_mut() {
         link.slot = 0;
     }
