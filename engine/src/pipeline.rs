@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::classify::Classifier;
 use crate::dedup::{Fingerprinter, Outcome, Table};
 use crate::frame::Frame;
-use crate::segment::Cutter;
+use crate::segment::{Cut, Cutter, clip};
 use crate::stats::DropReason;
 use crate::wire::Headers;
 
@@ -23,6 +23,8 @@ pub struct Notes {
     pub cut: u64,
     /// Super-frames that could not be cut.
     pub uncut: u64,
+    /// Super-frames that were cut, but not captured whole.
+    pub truncated: u64,
     /// Dedup entries overwritten within their window.
     pub evicted: u64,
 }
@@ -56,34 +58,37 @@ impl Pipeline {
         let Self { table, fingerprinter, cutter, notes } = self;
         // Addresses, role and direction are the same for all the segments.
         let scope = classifier.classify(frame, &headers);
-        let mut decide = |packet: &Frame<'_>, headers: &Headers, notes: &mut Notes| {
-            let verdict = classifier.narrow(scope, packet).and_then(|scope| {
-                let (header, rest) = packet.data.split_at(headers.payload);
-                let payload = &rest[..headers.end - headers.payload];
-                let key = fingerprinter.key(headers, header, payload, scope.translated);
-                match table.observe(key, scope.point, packet.timestamp_ns) {
-                    Outcome::Fresh { evicted } => {
-                        notes.evicted += u64::from(evicted);
-                        Ok(())
+        let mut decide =
+            |packet: &Frame<'_>, headers: &Headers, shown: &Frame<'_>, notes: &mut Notes| {
+                let verdict = classifier.narrow(scope, packet).and_then(|scope| {
+                    let (header, rest) = packet.data.split_at(headers.payload);
+                    let payload = &rest[..headers.end - headers.payload];
+                    let key = fingerprinter.key(headers, header, payload, scope.translated);
+                    match table.observe(key, scope.point, packet.timestamp_ns) {
+                        Outcome::Fresh { evicted } => {
+                            notes.evicted += u64::from(evicted);
+                            Ok(())
+                        }
+                        Outcome::Duplicate => Err(DropReason::Duplicate),
                     }
-                    Outcome::Duplicate => Err(DropReason::Duplicate),
-                }
-            });
-            each(packet, headers, verdict);
-        };
+                });
+                each(shown, &headers.within(shown.data.len()), verdict);
+            };
         if frame.offload.gso_size == 0 {
-            return decide(frame, &headers, notes);
+            return decide(frame, &headers, frame, notes);
         }
         let mut count = 0u64;
-        let is_cut = cutter.cut(frame, &headers, |packet, headers| {
+        let cut = cutter.cut(frame, &headers, |packet, headers| {
             count += 1;
-            decide(packet, headers, notes);
+            decide(packet, headers, packet, notes);
         });
-        if is_cut {
-            notes.cut += count - 1;
-        } else {
+        if cut == Cut::Impossible {
             notes.uncut += 1;
-            decide(frame, &headers, notes);
+            // Known by all of it, shown as far as a wire can have carried it.
+            let shown = clip(frame, &headers, classifier.mtu(frame.point));
+            return decide(frame, &headers, &shown, notes);
         }
+        notes.cut += count - 1;
+        notes.truncated += u64::from(cut == Cut::Truncated);
     }
 }

@@ -388,9 +388,10 @@ impl Tally {
 }
 
 fn publish_notes(stats: &WorkerStats, notes: &mut Notes) {
-    let Notes { cut, uncut, evicted } = std::mem::take(notes);
+    let Notes { cut, uncut, truncated, evicted } = std::mem::take(notes);
     stats.segments_cut.add(cut);
     stats.segments_uncut.add(uncut);
+    stats.segments_truncated.add(truncated);
     stats.dedup_evicted.add(evicted);
 }
 

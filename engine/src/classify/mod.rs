@@ -69,6 +69,7 @@ struct Place {
     slot: u16,
     role: Role,
     is_tapped: bool,
+    mtu: u32,
 }
 
 /// A frame that passed: its point's number in the dedup table, and the ends that the node may
@@ -119,6 +120,7 @@ impl Classifier {
             slot: link.slot,
             role: link.role,
             is_tapped: link.is_tapped,
+            mtu: link.mtu,
         };
         let has = |kinds: &[&str]| {
             view.links.values().any(|link| link.is_up && kinds.contains(&link.kind.as_str()))
@@ -220,12 +222,18 @@ impl Classifier {
         self.names.get(name).copied()
     }
 
+    /// The largest packet of the interface, if it is known.
+    #[must_use]
+    pub fn mtu(&self, point: Point) -> Option<u32> {
+        self.places.get(&point.ifindex).map(|place| place.mtu).filter(|mtu| *mtu != 0)
+    }
+
     /// `None` where the interface is not to be tapped.
     fn place(&self, point: Point) -> Option<Place> {
         let place = match self.places.get(&point.ifindex) {
             Some(place) => *place,
             // Netlink is a moment behind.
-            None => Place { slot: 0, role: Role::Other, is_tapped: self.any_interface },
+            None => Place { slot: 0, role: Role::Other, is_tapped: self.any_interface, mtu: 0 },
         };
         place.is_tapped.then_some(place)
     }

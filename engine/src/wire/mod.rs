@@ -129,6 +129,17 @@ impl Headers {
         parsed.unwrap_or_else(|| Self::other(data))
     }
 
+    /// Finds the headers of a packet that begins at `l3`, with no link header of its own; `None` if
+    /// it is not well-formed IP.
+    #[must_use]
+    pub(crate) fn parse_packet(data: &[u8], l3: usize) -> Option<Self> {
+        match data.get(l3)? >> 4 {
+            4 => Self::parse_v4(data, l3),
+            6 => Self::parse_v6(data, l3),
+            _ => None,
+        }
+    }
+
     fn other(data: &[u8]) -> Self {
         Self {
             network: Network::Other,
@@ -258,11 +269,7 @@ impl Headers {
             return None;
         }
         let (data, l3) = (data.get(..self.end)?, self.payload);
-        let mut headers = match data.get(l3)? >> 4 {
-            4 => Self::parse_v4(data, l3)?,
-            6 => Self::parse_v6(data, l3)?,
-            _ => return None,
-        };
+        let mut headers = Self::parse_packet(data, l3)?;
         let is_start = headers.fragment.is_none_or(|fragment| fragment.offset == 0);
         let l4 = &data[headers.l4..headers.end];
         if matches!(headers.protocol, protocol::TCP | protocol::UDP)
@@ -272,6 +279,15 @@ impl Headers {
             headers.ports = Some((source, destination));
         }
         Some(headers)
+    }
+
+    /// The same of the first `len` bytes of the frame.
+    #[must_use]
+    #[inline]
+    pub(crate) fn within(&self, len: usize) -> Self {
+        let [l3, l4] = [self.l3.min(len), self.l4.min(len)];
+        let [payload, end] = [self.payload.min(len), self.end.min(len)];
+        Self { l3, l4, payload, end, ..*self }
     }
 
     /// True where a transport header of a known kind was captured whole.
