@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::classify::{Classifier, Scope};
 use crate::dedup::{Fingerprinter, Table};
 use crate::frame::Frame;
-use crate::segment::Cutter;
+use crate::segment::{Cut, Cutter, clip};
 use crate::settle::{Settler, Settling, Sighting, observe};
 use crate::stats::DropReason;
 use crate::wire::Headers;
@@ -36,6 +36,8 @@ pub struct Notes {
     pub cut: u64,
     /// Super-frames that could not be cut.
     pub uncut: u64,
+    /// Super-frames that were cut, but not captured whole.
+    pub truncated: u64,
     /// Dedup entries overwritten within their window.
     pub evicted: u64,
     /// Packets that waited for a better copy and were reported without one.
@@ -85,41 +87,47 @@ impl Pipeline {
         let Self { table, fingerprinter, cutter, settler, notes } = self;
         // Addresses, role and direction are the same for all the segments.
         let scope = classifier.classify(frame, &headers);
-        let mut decide = |packet: &Frame<'_>, headers: &Headers, notes: &mut Notes| {
-            let verdict = match classifier.narrow(scope, packet) {
-                Err(reason) => Verdict::Drop(reason),
-                Ok(Scope { point: number, candidate }) => {
-                    let (header, rest) = packet.data.split_at(headers.payload);
-                    let payload = &rest[..headers.end - headers.payload];
-                    let key = fingerprinter.key(headers, header, payload);
-                    match candidate {
-                        None => observe(table, key, number, packet, notes),
-                        Some(candidate) => {
-                            let sighting = Sighting { key, number, candidate, packet, headers };
-                            match classifier.settles() {
-                                true => settler.arrive(table, sighting, now_ns, notes),
-                                false => sighting.decide_at_once(table, notes),
+        // `shown` is what is reported of the packet: less than all of it where it cannot be cut.
+        let mut decide =
+            |packet: &Frame<'_>, headers: &Headers, shown: &Frame<'_>, notes: &mut Notes| {
+                let shown_headers = headers.within(shown.data.len());
+                let verdict = match classifier.narrow(scope, packet) {
+                    Err(reason) => Verdict::Drop(reason),
+                    Ok(Scope { point: number, candidate }) => {
+                        let (header, rest) = packet.data.split_at(headers.payload);
+                        let payload = &rest[..headers.end - headers.payload];
+                        let key = fingerprinter.key(headers, header, payload);
+                        match candidate {
+                            None => observe(table, key, number, packet, notes),
+                            Some(candidate) => {
+                                let (packet, headers) = (shown, &shown_headers);
+                                let sighting = Sighting { key, number, candidate, packet, headers };
+                                match classifier.settles() {
+                                    true => settler.arrive(table, sighting, now_ns, notes),
+                                    false => sighting.decide_at_once(table, notes),
+                                }
                             }
                         }
                     }
-                }
+                };
+                each(shown, &shown_headers, verdict);
             };
-            each(packet, headers, verdict);
-        };
         if frame.offload.gso_size == 0 {
-            return decide(frame, &headers, notes);
+            return decide(frame, &headers, frame, notes);
         }
         let mut count = 0u64;
-        let is_cut = cutter.cut(frame, &headers, |packet, headers| {
+        let cut = cutter.cut(frame, &headers, |packet, headers| {
             count += 1;
-            decide(packet, headers, notes);
+            decide(packet, headers, packet, notes);
         });
-        if is_cut {
-            notes.cut += count - 1;
-        } else {
+        if cut == Cut::Impossible {
             notes.uncut += 1;
-            decide(frame, &headers, notes);
+            // Known by all of it, shown as far as a wire can have carried it.
+            let shown = clip(frame, &headers, classifier.mtu(frame.point));
+            return decide(frame, &headers, &shown, notes);
         }
+        notes.cut += count - 1;
+        notes.truncated += u64::from(cut == Cut::Truncated);
     }
 
     /// Decides about packets that wait: those whose time is over by `now_ns`, and those of which

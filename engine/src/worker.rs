@@ -378,9 +378,11 @@ impl Worker {
 }
 
 fn publish_notes(stats: &WorkerStats, pipeline: &mut Pipeline) {
-    let Notes { cut, uncut, evicted, untwinned, settle_full } = std::mem::take(&mut pipeline.notes);
+    let Notes { cut, uncut, truncated, evicted, untwinned, settle_full } =
+        std::mem::take(&mut pipeline.notes);
     stats.segments_cut.add(cut);
     stats.segments_uncut.add(uncut);
+    stats.segments_truncated.add(truncated);
     stats.dedup_evicted.add(evicted);
     stats.untwinned.add(untwinned);
     stats.settle_full.add(settle_full);

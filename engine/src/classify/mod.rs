@@ -99,6 +99,7 @@ struct Place {
     slot: u16,
     role: Role,
     is_tapped: bool,
+    mtu: u32,
 }
 
 /// A frame that passed: its point's number in the dedup table, and whether a better copy may exist.
@@ -153,6 +154,7 @@ impl Classifier {
             slot: if link.slot == 0 { SHARED_SLOT } else { link.slot },
             role: link.role,
             is_tapped: link.is_tapped,
+            mtu: link.mtu,
         };
         let has = |kinds: &[&str]| {
             view.links.values().any(|link| link.is_up && kinds.contains(&link.kind.as_str()))
@@ -270,6 +272,12 @@ impl Classifier {
         self.names.get(name).copied()
     }
 
+    /// The largest packet of the interface, if it is known.
+    #[must_use]
+    pub fn mtu(&self, point: Point) -> Option<u32> {
+        self.places.get(&point.ifindex).map(|place| place.mtu).filter(|mtu| *mtu != 0)
+    }
+
     /// `None` where the interface is not to be tapped.
     fn place(&self, point: Point) -> Option<Place> {
         let place = match self.places.get(&point.ifindex) {
@@ -277,7 +285,7 @@ impl Classifier {
             // Netlink is a moment behind, or the frame is: its link has gone meanwhile.
             None => {
                 let is_tapped = self.any_interface || self.gone.contains(&point.ifindex);
-                Place { slot: SHARED_SLOT, role: Role::Other, is_tapped }
+                Place { slot: SHARED_SLOT, role: Role::Other, is_tapped, mtu: 0 }
             }
         };
         place.is_tapped.then_some(place)

@@ -50,6 +50,7 @@ pub fn account(workers: &[Arc<WorkerStats>], sensors: &[Arc<SensorStats>]) -> Va
         },
         "segments_cut": sum(&|w| w.segments_cut.get()),
         "segments_uncut": sum(&|w| w.segments_uncut.get()),
+        "segments_truncated": sum(&|w| w.segments_truncated.get()),
         "dedup_evictions": sum(&|w| w.dedup_evicted.get()),
         "workers": workers.iter().map(|w| w.received.get()).collect::<Vec<u64>>(),
         "sensors": sensors,

@@ -140,8 +140,11 @@ pub struct WorkerStats {
     /// Packets that came out of super-frames, less the super-frames:
     /// `received = ring frames + segments_cut`.
     pub segments_cut: Counter,
-    /// Super-frames that could not be cut, and were worked on whole.
+    /// Super-frames that could not be cut: one packet each, reported as the largest frame of it that a
+    /// wire can have carried.
     pub segments_uncut: Counter,
+    /// Super-frames that were cut, but not captured whole: bytes of their last segments are missing.
+    pub segments_truncated: Counter,
     /// Dedup entries overwritten before their window had passed.
     pub dedup_evicted: Counter,
     /// Fragments that were given to a sensor by their addresses alone, since the first fragment of

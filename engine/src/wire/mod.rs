@@ -139,6 +139,17 @@ impl Headers {
         parsed.unwrap_or_else(|| Self::other(data))
     }
 
+    /// Finds the headers of a packet that begins at `l3`, with no link header of its own; `None` if
+    /// it is not well-formed IP.
+    #[must_use]
+    pub(crate) fn parse_packet(data: &[u8], l3: usize) -> Option<Self> {
+        match data.get(l3)? >> 4 {
+            4 => Self::parse_v4(data, l3),
+            6 => Self::parse_v6(data, l3),
+            _ => None,
+        }
+    }
+
     fn other(data: &[u8]) -> Self {
         Self {
             network: Network::Other,
@@ -284,8 +295,8 @@ impl Headers {
         if !self.is_icmp_error(data) {
             return None;
         }
-        let data = data.get(..self.end)?;
-        let mut headers = Self::parse_ip(data, self.payload)?;
+        let (data, l3) = (data.get(..self.end)?, self.payload);
+        let mut headers = Self::parse_packet(data, l3)?;
         let is_start = headers.fragment.is_none_or(|fragment| fragment.offset == 0);
         let l4 = &data[headers.l4..headers.end];
         if protocol::has_ports(headers.protocol)
@@ -295,6 +306,15 @@ impl Headers {
             headers.ports = Some((source, destination));
         }
         Some(headers)
+    }
+
+    /// The same of the first `len` bytes of the frame.
+    #[must_use]
+    #[inline]
+    pub(crate) fn within(&self, len: usize) -> Self {
+        let [l3, l4] = [self.l3.min(len), self.l4.min(len)];
+        let [payload, end] = [self.payload.min(len), self.end.min(len)];
+        Self { l3, l4, payload, end, ..*self }
     }
 
     /// True where a transport header of a known kind was captured whole.

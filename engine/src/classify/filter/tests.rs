@@ -20,7 +20,7 @@ use crate::dedup::{Fingerprinter, Table};
 use crate::frame::{Direction, Frame, Offload, Point, VlanTag};
 use crate::net::View;
 use crate::pipeline::{Pipeline, Verdict};
-use crate::segment::Cutter;
+use crate::segment::{Cut, Cutter};
 use crate::source::memory::OwnedFrame;
 use crate::sys::libpcap::{CompileError, NETMASK_UNKNOWN, compile};
 use crate::wire::Headers;
@@ -273,9 +273,9 @@ impl Stream {
         whole.data = packet.frame(&mut self.random);
         let mut segments = Vec::new();
         let headers = Headers::parse(&whole.data);
-        let is_cut = Cutter::default()
+        let cut = Cutter::default()
             .cut(&whole.as_frame(), &headers, |segment, _| segments.push(segment.data.to_vec()));
-        assert!(is_cut, "{packet:?}");
+        assert_eq!(cut, Cut::Whole, "{packet:?}");
         for segment in segments {
             self.push(segment, UPLINK, Direction::Out, Offload::default());
         }

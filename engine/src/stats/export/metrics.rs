@@ -174,8 +174,13 @@ pub const METRICS: &[Metric] = &[
     ),
     metric(
         "podtap_segments_uncut_total",
-        "Super-frames that could not be cut and were worked on whole",
+        "Super-frames that could not be cut: one packet each, reported as the largest frame of it that a wire can have carried",
         Value::Worker(|worker| worker.segments_uncut.get()),
+    ),
+    metric(
+        "podtap_segments_truncated_total",
+        "Super-frames that were cut, but not captured whole: bytes of their last segments are missing",
+        Value::Worker(|worker| worker.segments_truncated.get()),
     ),
     metric(
         "podtap_dedup_evictions_total",
