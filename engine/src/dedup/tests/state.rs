@@ -190,3 +190,24 @@ fn a_point_that_joins_late_owes_nothing() {
     let joined = state.see_copy(3, true).expect("of the last report");
     assert_eq!(joined.see_copy(3, true), None);
 }
+
+#[test]
+#[cfg_attr(miri, ignore = "counts, too many for Miri")]
+fn a_point_far_behind_stays_so_when_another_joins() {
+    let mut state = State::first(1, 1, 1);
+    let mut see = |point: u16| match state.see(point, false) {
+        Sighting::Fresh(next) => {
+            state = next;
+            0
+        }
+        Sighting::Duplicate(next) => {
+            state = next;
+            1
+        }
+        Sighting::Overflow => panic!("there is room"),
+    };
+    assert_eq!(see(2), 1);
+    assert_eq!((0..20_000).map(|_| see(1)).sum::<u32>(), 0);
+    assert_eq!((see(3), see(4)), (1, 1));
+    assert_eq!((0..20_000).map(|_| see(2)).sum::<u32>(), most_behind(4));
+}
