@@ -67,6 +67,12 @@ impl Oracle {
                 .then_some(u32::from(source) + u32::from(destination))
         };
         let is_twin = |entry: &Entry| {
+            if entry.name == name {
+                // The packet itself: as if it were observed.
+                let mut entry = entry.clone();
+                entry.join(point, now, 0);
+                return now <= entry.last + WINDOW && entry.count(point) < entry.reports;
+            }
             let is_new = !entry.counts.contains_key(&point);
             now <= entry.last + WINDOW && (is_new || entry.count(point) < entry.reports)
         };
