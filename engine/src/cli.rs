@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
+use crate::classify::Election;
 use crate::config::{Config, ConfigError, Settings};
 use crate::supervisor::{self, Machine};
 use crate::{replay, rpcapd, sensor};
@@ -173,6 +174,12 @@ fn check(args: &ArgMatches) -> Result<(), Failure> {
         machine.workers,
         machine.geometry.ring_bytes()
     );
+    if config.policy.election == Election::Ports {
+        let view = &machine.view;
+        let subnets: Vec<String> = view.main_subnets.iter().map(ToString::to_string).collect();
+        let main = view.main_name().unwrap_or("none");
+        text.push_str(&format!("main device: {main} {}\n", subnets.join(",")));
+    }
     for link in links {
         text.push_str(&format!("interface: {} ({:?})\n", link.name, link.role).to_lowercase());
     }

@@ -20,6 +20,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::classify::Election;
 use crate::config::Config;
 use crate::control::{self, Control, NullAuth, OwnFlows, SensorAddresses};
 use crate::dedup::{Fingerprinter, Table};
@@ -166,8 +167,9 @@ pub fn run_reloading<E: std::error::Error + 'static>(
     // Before any thread starts, so that every thread leaves the signals to this one.
     let mut signals =
         Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("catching signals"))?;
+    let view = machine.view.clone();
     let tap = Tap::start(config, machine)?;
-    announce(config);
+    announce(config, &view);
     for signal in &mut signals {
         if signal != SIGHUP {
             tracing::info!(signal, "ending: flushing what is batched");
@@ -187,7 +189,7 @@ pub fn run_reloading<E: std::error::Error + 'static>(
 }
 
 /// What the configuration means where that may surprise.
-fn announce(config: &Config) {
+fn announce(config: &Config, view: &View) {
     if config.is_filter_election {
         tracing::warn!(
             "the filter says inbound or outbound, so it takes the place of podtap's own election: \
@@ -196,6 +198,25 @@ fn announce(config: &Config) {
         );
     } else if config.policy.node_filter.is_some() {
         tracing::info!("only packets that match the node's filter are reported");
+    }
+    if config.policy.election == Election::Ports {
+        let subnets: Vec<String> = view.main_subnets.iter().map(ToString::to_string).collect();
+        tracing::warn!(
+            main_device = view.main_name().unwrap_or("none"),
+            subnets = subnets.join(","),
+            "--election ports is the reference's rule, bit for bit, for swapping one node at a time: \
+             as there, packets between nodes and IPv6 are reported twice, and others never. Once all \
+             nodes run podtap, --election source reports every packet once"
+        );
+        if view.main.is_none() {
+            tracing::warn!(
+                "there is no IPv4 default route, where the reference refuses to start: without the \
+                 main device's subnets, what is neither from nor to PODNET is reported at every point"
+            );
+        }
+        if !config.policy.svcnet.iter().any(|net| net.addr().is_ipv4()) {
+            tracing::warn!("no SVCNET is given: copies with a service address are reported too");
+        }
     }
 }
 

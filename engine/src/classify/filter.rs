@@ -5,12 +5,15 @@
 //!                                       a sensor may want it? (`sensors`) <----------'
 //! ```
 //!
+//! Under `--election ports` the reference's rule (`ports`) stands in the place of the last three.
+//!
 //! The program drops a subset of what [`Classifier::classify`] drops, never more: user space
 //! decides again. What is awkward here (tags in the frame, IPv6 extension headers, headers that
 //! contradict themselves) is passed on. Classic BPF rejects a packet when a load leaves it, so
 //! lengths are tested before every load. Should the node have more prefixes than fit the kernel's
 //! 4096 instructions, the costly parts are left to user space.
 
+mod ports;
 mod sensors;
 #[cfg(test)]
 mod tests;
@@ -88,8 +91,19 @@ impl<'a> Writer<'a> {
         let mut writer = Self { c, asm, accept, drop };
         writer.interfaces(whole);
         if extent != Extent::InterfacesOnly {
+            // Under the reference's rule, what is not our own traffic is that rule's to decide.
+            let rule = writer.asm.label();
+            if c.ports.is_some() {
+                writer.accept = rule;
+            }
             writer.direction();
             writer.families(extent == Extent::Everything);
+            writer.asm.jump(writer.accept);
+            writer.asm.bind(rule);
+            writer.accept = accept;
+            if let Some(ports) = &c.ports {
+                writer.ports(ports);
+            }
         }
         writer.asm.jump(accept);
         writer.asm.bind(drop);

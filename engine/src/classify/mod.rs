@@ -14,6 +14,7 @@
 mod filter;
 mod icmp;
 mod own;
+mod ports;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -36,6 +37,8 @@ pub enum Election {
     /// The sender's node.
     #[default]
     Source,
+    /// The reference's rule, by ports and addresses, at each point on its own.
+    Ports,
     /// Everybody; only the content table removes copies within the node.
     None,
 }
@@ -45,6 +48,8 @@ pub enum Election {
 pub struct Policy {
     /// See [`Election`].
     pub election: Election,
+    /// The pods' prefixes; only [`Election::Ports`] asks for them.
+    pub pods: Vec<IpNet>,
     /// Service addresses.
     pub svcnet: Vec<IpNet>,
     /// Addresses whose nodes all run a tap.
@@ -85,6 +90,8 @@ pub struct Scope {
 #[derive(Clone, Debug)]
 pub struct Classifier {
     election: Election,
+    /// Set for [`Election::Ports`].
+    ports: Option<ports::Ports>,
     any_interface: bool,
     places: HashMap<u32, Place>,
     names: HashMap<String, u32>,
@@ -128,6 +135,10 @@ impl Classifier {
             if has(&UDP_OVERLAYS) { policy.overlay_ports.clone() } else { Vec::new() };
         Self {
             election: policy.election,
+            ports: (policy.election == Election::Ports).then(|| {
+                let subnets = view.main_subnets.iter().copied();
+                ports::Ports::new(&policy.svcnet, &policy.pods, subnets)
+            }),
             any_interface: policy.any_interface,
             places: view.links.iter().map(|(ifindex, link)| (*ifindex, place(link))).collect(),
             names: view.links.values().map(|link| (link.name.clone(), link.ifindex)).collect(),
@@ -169,6 +180,11 @@ impl Classifier {
             || self.flows.contain(frame.data, headers, &self.own)
         {
             return Err(DropReason::OwnTraffic);
+        }
+        if let Some(rule) = &self.ports {
+            // No table: what the rule takes is reported, at every point where it takes it.
+            let always = Scope { point: 0, translated: Translated::default() };
+            return if rule.takes(frame) { Ok(always) } else { Err(DropReason::Election) };
         }
         let inbound = frame.point.direction == Direction::In;
         let from_outside = place.role == Role::Uplink && inbound;

@@ -129,16 +129,24 @@ impl Config {
             && node_filter.as_ref().is_some_and(Program::asks_direction);
         let election = with("election").parse(|text| match text {
             "source" => Ok(Election::Source),
+            "ports" => Ok(Election::Ports),
             "none" => Ok(Election::None),
-            _ => Err(format!("{text:?} is neither source nor none")),
+            _ => Err(format!("{text:?} is neither source, nor ports, nor none")),
         })?;
         let election = if is_filter_election { Election::None } else { election };
         if election == Election::Source {
             refuse_overlap(&with("svcnet"), &svcnet, "PODNET", &podnet)?;
         }
+        if election == Election::Ports && !podnet.iter().any(|net| net.addr().is_ipv4()) {
+            return Err(with("podnet").error(
+                "--election ports needs the pods' IPv4 prefixes (PODNET), as the reference does"
+                    .into(),
+            ));
+        }
         let listen = with("listen").parse(passive::listeners)?;
         let policy = Policy {
             election,
+            pods: podnet.clone(),
             node_filter,
             svcnet,
             tapped: with("tapped-net").parse(prefixes)?,

@@ -115,7 +115,15 @@ pub const SETTINGS: &[Setting] = &[
         ),
         "INTERFACE",
     ),
-    with_reference(setting("podnet", "LIST", "", "Pod prefixes (CIDR), IPv4 and IPv6"), "PODNET"),
+    with_reference(
+        setting(
+            "podnet",
+            "LIST",
+            "",
+            "Pod prefixes (CIDR), IPv4 and IPv6; needed by --election ports only",
+        ),
+        "PODNET",
+    ),
     with_reference(
         setting(
             "svcnet",
@@ -136,7 +144,7 @@ pub const SETTINGS: &[Setting] = &[
         "election",
         "RULE",
         "source",
-        "Who reports a packet: source (the sender's node) or none (every node; only copies within the node are removed)",
+        "Who reports a packet: source (the sender's node), ports (the reference's rule, bit for bit, to swap one node at a time: some packets are reported twice or never, as there) or none (every node; only copies within the node are removed)",
     ),
     setting(
         "filter",

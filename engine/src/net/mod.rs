@@ -20,7 +20,7 @@ mod tables;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 pub use monitor::{Counters, Monitor, Options, snapshot};
 pub use select::{InterfaceSelection, RoleOverrides, SelectionError};
@@ -80,6 +80,22 @@ pub struct View {
     /// What the node's routes reach through interfaces that are no uplinks, host routes and
     /// connected subnets, own addresses included; sorted, each once.
     pub local: Vec<IpNet>,
+    /// The same, each prefix with the interface that it is behind (every one, should there be
+    /// several); own addresses with 0. Sorted, each pair once.
+    pub local_by: Vec<(IpNet, u32)>,
     /// UDP ports of the node's VXLAN and Geneve devices, sorted, each once.
     pub overlay_ports: Vec<u16>,
+    /// The main device: where the IPv4 default route of least metric in the main table leads.
+    pub main: Option<u32>,
+    /// The IPv4 subnets right behind the main device, by the main table: routes of link scope
+    /// with a prefix shorter than an address. Sorted, each once.
+    pub main_subnets: Vec<Ipv4Net>,
+}
+
+impl View {
+    /// The main device's name.
+    #[must_use]
+    pub fn main_name(&self) -> Option<&str> {
+        Some(self.links.get(&self.main?)?.name.as_str())
+    }
 }

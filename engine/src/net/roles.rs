@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! addresses --> own                                  routes + links --> uplinks --> pods --> roles
-//! own + routes not by an uplink --> local
+//! own + routes not by an uplink --> local              default route + main table --> main
 //! ```
 //!
 //! Names decide nothing here, but for `kube-ipvs0`. In doubt a prefix is not local: that costs a
@@ -11,26 +11,35 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::tables::{Device, Hop, IPVS_DEVICE, RouteKey, Tables};
 use super::{Link, Role, View};
+
+/// `RT_TABLE_MAIN`.
+const MAIN_TABLE: u32 = 254;
+/// No interface has this number.
+const NO_LINK: u32 = 0;
 
 pub(super) fn build(tables: &Tables) -> View {
     let own = own_addresses(tables);
     let roles = Roles::find(tables, &own);
 
-    let mut local: Vec<IpNet> = own.iter().copied().map(IpNet::from).collect();
-    local.extend(tables.hops().filter_map(|(key, hop)| {
+    let mut local_by: Vec<(IpNet, u32)> =
+        own.iter().map(|address| (IpNet::from(*address), NO_LINK)).collect();
+    local_by.extend(tables.hops().filter_map(|(key, hop)| {
         let device = tables.devices().get(&hop.ifindex)?;
         let leads_off = roles.of(device) == Role::Uplink
             || device.link.is_loopback
             || device.link.name == IPVS_DEVICE;
         (!leads_off && is_direct(key, &hop, &own) && can_be_local(&key.destination))
-            .then_some(key.destination)
+            .then_some((key.destination, hop.ifindex))
     }));
-    local.sort_unstable();
+    local_by.sort_unstable();
+    local_by.dedup();
+    let mut local: Vec<IpNet> = local_by.iter().map(|(net, _)| *net).collect();
     local.dedup();
+    let main = main_device(tables);
 
     let links = tables.devices().values().map(|device| {
         let link = Link {
@@ -50,7 +59,43 @@ pub(super) fn build(tables: &Tables) -> View {
 
     let mut own: Vec<IpAddr> = own.into_iter().collect();
     own.sort_unstable();
-    View { links: links.collect(), own, local, overlay_ports }
+    View {
+        links: links.collect(),
+        own,
+        local,
+        local_by,
+        overlay_ports,
+        main,
+        main_subnets: main.map_or_else(Vec::new, |main| subnets_behind(tables, main)),
+    }
+}
+
+/// What `ip route show default` names first.
+fn main_device(tables: &Tables) -> Option<u32> {
+    let defaults = tables.hops().filter(|(key, hop)| {
+        key.table == MAIN_TABLE
+            && matches!(key.destination, IpNet::V4(net) if net.prefix_len() == 0)
+            && tables.devices().get(&hop.ifindex).is_some_and(|device| !device.link.is_loopback)
+    });
+    defaults.map(|(key, hop)| (key.priority, hop.ifindex)).min().map(|(_, ifindex)| ifindex)
+}
+
+/// What `ip -4 route show dev MAIN scope link` lists with a prefix length: a unicast route without
+/// gateway has this scope.
+fn subnets_behind(tables: &Tables, main: u32) -> Vec<Ipv4Net> {
+    let mut subnets: Vec<Ipv4Net> = tables
+        .hops()
+        .filter(|(key, hop)| {
+            key.table == MAIN_TABLE && hop.ifindex == main && hop.gateway.is_none()
+        })
+        .filter_map(|(key, _)| match key.destination {
+            IpNet::V4(net) if (1..32).contains(&net.prefix_len()) => Some(net),
+            _ => None,
+        })
+        .collect();
+    subnets.sort_unstable();
+    subnets.dedup();
+    subnets
 }
 
 fn own_addresses(tables: &Tables) -> HashSet<IpAddr> {
