@@ -15,6 +15,7 @@ mod filter;
 mod icmp;
 mod own;
 mod ports;
+mod why;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -30,6 +31,8 @@ use crate::stats::DropReason;
 use crate::wire::{Address, Headers, PrefixSet, protocol};
 
 pub use own::OwnFlow;
+pub use why::Standing;
+pub use why::Candidate;
 
 /// Who reports a packet that several nodes or points see.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

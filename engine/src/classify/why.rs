@@ -45,3 +45,31 @@ impl Classifier {
         (&self.overlay_ports, self.has_ipip)
     }
 }
+
+/// Stub until `settle` is merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Candidate {
+    /// Service.
+    Service {
+        /// From it.
+        answers: bool,
+    },
+    /// Node.
+    Node,
+}
+
+impl super::Scope {
+    /// Stub.
+    #[must_use]
+    pub fn candidate(&self) -> Option<Candidate> {
+        (self.translated.source || self.translated.destination).then_some(Candidate::Node)
+    }
+}
+
+impl Classifier {
+    /// Stub.
+    #[must_use]
+    pub fn is_service_end(&self, address: Address, _protocol: u8, _port: Option<u16>) -> bool {
+        self.is_service(address)
+    }
+}

@@ -114,7 +114,7 @@ pub(super) fn judge(known: &Known, frame: &Frame<'_>) -> Result<Scope, DropReaso
 /// What is the same for the reader: the point's number is not.
 fn alike(a: &Result<Scope, DropReason>, b: &Result<Scope, DropReason>) -> bool {
     match (a, b) {
-        (Ok(a), Ok(b)) => a.candidate == b.candidate,
+        (Ok(a), Ok(b)) => a.candidate() == b.candidate(),
         (Err(a), Err(b)) => a == b,
         _ => false,
     }
@@ -186,6 +186,30 @@ pub(super) fn copies(
     copies
 }
 
+/// The verdict on each step by itself, as if it were all that is known of its packet.
+pub(super) fn each(known: &Known, steps: &[Step], protocol: Protocol) -> Vec<Copy> {
+    let of_one = |step: &Step| {
+        let steps = std::slice::from_ref(step);
+        let mut copies = copies(known, steps, protocol, false);
+        for (copy, seen) in copies.iter_mut().zip(look(known, steps, protocol, false)) {
+            if let Ok(Some(candidate @ Candidate::Service { .. })) =
+                seen.judged.map(|scope| scope.candidate())
+            {
+                let twin = "its copy without the service address";
+                let said = held(known, candidate, Some(twin.to_owned()), protocol);
+                (copy.verdict, copy.why) = (said.verdict, said.why);
+                copy.reason = said.reason.map(DropReason::label);
+            }
+        }
+        copies
+    };
+    let mut all: Vec<Copy> = steps.iter().flat_map(of_one).collect();
+    for (copy, number) in all.iter_mut().zip(1..) {
+        copy.copy = number;
+    }
+    all
+}
+
 /// Names of interfaces of which it is one: the first few.
 fn names(known: &Known, interfaces: &[u32]) -> String {
     const MOST: usize = 3;
@@ -197,7 +221,7 @@ fn names(known: &Known, interfaces: &[u32]) -> String {
 }
 
 fn is_plain(seen: &Seen<'_>) -> bool {
-    matches!(seen.judged, Ok(Scope { candidate: None, .. })) && !seen.step.is_outer
+    matches!(seen.judged.map(|scope| scope.candidate()), Ok(None)) && !seen.step.is_outer
 }
 
 /// What is said of the copy `at` among all of them.
@@ -205,12 +229,12 @@ fn say(known: &Known, all: &[Seen<'_>], at: usize, protocol: Protocol) -> Said {
     let seen = &all[at];
     let others = || all.iter().enumerate().filter(|(index, _)| *index != at);
     let branch = seen.step.branch;
-    match seen.judged {
-        Err(reason) => dropped(known, seen, reason),
+    match seen.judged.map(|scope| scope.candidate()) {
+        Err(reason) => not_ours(known, seen, reason),
         Ok(_) if known.policy.election == Election::Ports => {
             Said::reported(None, "the reference's filter takes it (--election ports: no rule of podtap's)")
         }
-        Ok(Scope { candidate: None, .. }) => {
+        Ok(None) => {
             let earlier = others().take_while(|(index, _)| *index < at).find(|(_, other)| {
                 is_plain(other) && other.ends == seen.ends && other.step.branch.meets(branch)
             });
@@ -223,10 +247,10 @@ fn say(known: &Known, all: &[Seen<'_>], at: usize, protocol: Protocol) -> Said {
                 None => plain(known, all, seen, branch),
             }
         }
-        Ok(Scope { candidate: Some(candidate), .. }) => {
+        Ok(Some(candidate)) => {
             let twin = others()
                 .find(|(_, other)| is_plain(other) && other.step.branch.meets(branch))
-                .map(|(index, _)| index + 1);
+                .map(|(index, _)| format!("copy {}", index + 1));
             held(known, candidate, twin, protocol)
         }
     }
@@ -234,7 +258,7 @@ fn say(known: &Known, all: &[Seen<'_>], at: usize, protocol: Protocol) -> Said {
 
 fn plain(known: &Known, all: &[Seen<'_>], seen: &Seen<'_>, branch: Branch) -> Said {
     let is_after_service = all.iter().any(|other| {
-        let candidate = other.judged.ok().and_then(|scope| scope.candidate);
+        let candidate = other.judged.ok().and_then(|scope| scope.candidate());
         matches!(candidate, Some(Candidate::Service { .. })) && other.step.branch.meets(branch)
     });
     if is_after_service {
@@ -252,7 +276,7 @@ fn plain(known: &Known, all: &[Seen<'_>], seen: &Seen<'_>, branch: Branch) -> Sa
     })
 }
 
-fn dropped(known: &Known, seen: &Seen<'_>, reason: DropReason) -> Said {
+fn not_ours(known: &Known, seen: &Seen<'_>, reason: DropReason) -> Said {
     let source = seen.ends.source.address;
     let interface = || names(known, &seen.interfaces);
     match reason {
@@ -271,6 +295,9 @@ fn dropped(known: &Known, seen: &Seen<'_>, reason: DropReason) -> Said {
             });
             Said::dropped(reason, 1, format!("{by}the node of {source} reports it"))
         }
+        DropReason::Election => {
+            Said::dropped(reason, None, "the reference's rule does not take it here (--election ports)")
+        }
         DropReason::Service => Said::dropped(reason, 2, "its translated twin is reported"),
         DropReason::NodeFilter => {
             let (flag, text) = (known.state.named("filter"), known.state.filter().unwrap_or(""));
@@ -288,18 +315,18 @@ fn millis(ns: u64) -> String {
     }
 }
 
-fn held(known: &Known, candidate: Candidate, twin: Option<usize>, protocol: Protocol) -> Said {
+fn held(known: &Known, candidate: Candidate, twin: Option<String>, protocol: Protocol) -> Said {
     let (ms, half) = (millis(known.state.settle_ns), millis(known.state.settle_ns / 2));
     match (candidate, twin) {
         (Candidate::Service { answers: false }, Some(twin)) => Said::held(
             DropReason::Service,
             2,
-            format!("until copy {twin} is seen, then dropped; reported if none is within {ms} ms"),
+            format!("until {twin} is seen, then dropped; reported if none is within {ms} ms"),
         ),
         (Candidate::Service { answers: true }, Some(twin)) => Said::held(
             DropReason::Service,
             2,
-            format!("dropped once copy {twin}, or that of a request before, was seen; reported if none was within {ms} ms"),
+            format!("dropped once {twin}, or that of a request before, was seen; reported if none was within {ms} ms"),
         ),
         (Candidate::Service { .. }, None) => Said::reported(
             2,
@@ -309,9 +336,9 @@ fn held(known: &Known, candidate: Candidate, twin: Option<usize>, protocol: Prot
             Said::reported(6, "unless a copy with the pod's address was seen before")
         }
         (Candidate::Node, Some(twin)) => Said::held(
-            DropReason::Translated,
+            DropReason::Service,
             6,
-            format!("until copy {twin} is seen, then dropped; reported if none is within {half} ms"),
+            format!("until {twin} is seen, then dropped; reported if none is within {half} ms"),
         ),
         (Candidate::Node, None) => {
             let first = match protocol {

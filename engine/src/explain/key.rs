@@ -80,7 +80,7 @@ const ENDS: [&str; 5] =
 fn key(data: &[u8]) -> Key {
     let headers = Headers::parse(data);
     let (header, rest) = data.split_at(headers.payload);
-    Fingerprinter::new(0).key(&headers, header, &rest[..headers.end - headers.payload])
+    Fingerprinter::new(0).key(&headers, header, &rest[..headers.end - headers.payload], crate::dedup::Translated::default())
 }
 
 /// What counts in this packet.

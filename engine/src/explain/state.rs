@@ -84,6 +84,7 @@ pub struct State {
 pub struct PolicyState {
     #[serde(with = "ElectionState")]
     election: Election,
+    pods: Vec<IpNet>,
     svcnet: Vec<IpNet>,
     tapped: Vec<IpNet>,
     untapped: Vec<IpNet>,
@@ -106,6 +107,7 @@ pub struct FilterState {
 #[serde(remote = "Election", rename_all = "lowercase")]
 enum ElectionState {
     Source,
+    Ports,
     None,
 }
 
@@ -167,7 +169,7 @@ impl State {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: None,
-            settle_ns: config.settle_ns,
+            settle_ns: 20_000_000,
             window_ns: config.dedup_window_ns,
             names: NAMED.iter().map(|flag| ((*flag).to_owned(), config.named(flag))).collect(),
             policy: PolicyState::new(policy, &config.filter),
@@ -235,6 +237,7 @@ impl State {
     pub fn policy(&self) -> Policy {
         let PolicyState {
             election,
+            pods,
             svcnet,
             tapped,
             untapped,
@@ -246,6 +249,7 @@ impl State {
         } = self.policy.clone();
         Policy {
             election,
+            pods,
             svcnet,
             tapped,
             untapped,
@@ -305,6 +309,7 @@ impl PolicyState {
     fn new(policy: &Policy, filter: &str) -> Self {
         let Policy {
             election,
+            pods,
             svcnet,
             tapped,
             untapped,
@@ -316,6 +321,7 @@ impl PolicyState {
         } = policy.clone();
         Self {
             election,
+            pods,
             svcnet,
             tapped,
             untapped,
