@@ -38,7 +38,9 @@ fn command() -> Command {
         .about("Receive from taps, and write what they report as pcapng");
     let replay = replay::Args::augment_args(Settings::declare(Command::new("replay")))
         .about("Send capture files through the tap's pipeline, to a file or a sensor");
-    let explain = explain::Args::augment_args(Settings::declare(Command::new("explain")))
+    let explain = explain::Args::augment_args(Command::new("explain"))
+        .next_help_heading("A tap with these flags, as if it ran on this machine");
+    let explain = Settings::declare(explain)
         .about("Say why a packet is reported or not, and by whom: for an address, a flow, an interface, a frame of a file")
         .after_help(explain::AFTER_HELP);
     // Only for the help: its arguments are not read by clap.

@@ -235,7 +235,8 @@ fn interface(known: &Known, name: &str) -> Result<(Body, Vec<String>), ExplainEr
         .filter(|(_, ifindex)| *ifindex == link.ifindex)
         .map(|(net, _)| *net)
         .collect();
-    let copies = judge::each(known, &samples(known, link, &leads_to), Protocol::TCP);
+    let samples = if link.is_tapped { samples(known, link, &leads_to) } else { Vec::new() };
+    let copies = judge::each(known, &samples, Protocol::TCP);
     let facts = InterfaceFacts {
         interface: link.name.clone(),
         ifindex: link.ifindex,
@@ -284,6 +285,9 @@ fn samples(known: &Known, link: &Link, leads_to: &[IpNet]) -> Vec<Step> {
     let peer = End { address: nobody(false), port: Some(49_152) };
     let end = |address| End { address, port: Some(80) };
     let step = |direction, source, destination: End| {
+        // Nobody talks to themselves.
+        let port = destination.port.filter(|_| source != destination).or(Some(80));
+        let destination = End { port, ..destination };
         Step::new(vec![link.ifindex], direction, Ends { source, destination })
     };
     let is_v4 = |net: &&IpNet| net.addr().is_ipv4();

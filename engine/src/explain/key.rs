@@ -1,7 +1,7 @@
 //! Which fields of a packet make it the same packet, found out by changing them one at a time.
 //!
 //! ```text
-//! packet --each field's bits turned over--> Headers::parse --Fingerprinter::key--> same key? ignored : counts
+//! packet --one bit of a field turned over--> Headers::parse --Fingerprinter::key--> same key? ignored : counts
 //! ```
 //!
 //! So that what is said here is what the data path does, whatever it is.
@@ -77,24 +77,33 @@ const ICMP: &[Field] =
 const ENDS: [&str; 5] =
     ["source address", "destination address", "source port", "destination port", "echo id"];
 
-fn key(data: &[u8]) -> Key {
+/// Ends are short in the key: with two seeds, two that differ are hardly equal twice.
+fn keys(data: &[u8]) -> [Key; 2] {
     let headers = Headers::parse(data);
     let (header, rest) = data.split_at(headers.payload);
-    Fingerprinter::new(0).key(&headers, header, &rest[..headers.end - headers.payload], crate::dedup::Translated::default())
+    let payload = &rest[..headers.end - headers.payload];
+    [1, 2].map(|seed| Fingerprinter::new(seed).key(&headers, header, payload, crate::dedup::Translated::default()))
 }
 
 /// What counts in this packet.
 pub(super) fn fields(data: &[u8]) -> KeyFields {
     let headers = Headers::parse(data);
-    let original = key(data);
+    let original = keys(data);
     let mut found = KeyFields::default();
     let mut ask = |name: &'static str, at: usize, bits: &[u8]| {
         let mut changed = data.to_vec();
-        let Some(bytes) = changed.get_mut(at..at + bits.len()) else { return };
-        for (byte, bits) in bytes.iter_mut().zip(bits) {
-            *byte ^= bits;
+        if data.len() < at + bits.len() {
+            return;
         }
-        let counts = key(&changed) != original;
+        // One bit at a time: what turns a length over as a whole may leave it as long as the frame.
+        let counts = bits.iter().zip(at..).any(|(bits, at)| {
+            (0..8).map(|bit| 1 << bit).filter(|bit| bits & bit != 0).any(|bit| {
+                changed[at] ^= bit;
+                let differs = keys(&changed) != original;
+                changed[at] ^= bit;
+                differs
+            })
+        });
         let list = match (counts, ENDS.contains(&name)) {
             (false, _) => &mut found.ignored,
             (true, true) => &mut found.ends,

@@ -55,8 +55,8 @@ struct Page {
     blocks: String,
 }
 
-/// No label column is wider, so that an IPv6 address does not push all else away.
-const WIDEST: usize = 24;
+/// No label column is wider: an IPv6 address has 39 letters at most.
+const WIDEST: usize = 40;
 
 impl Page {
     fn row(&mut self, label: impl Into<String>, text: impl Into<String>) {
