@@ -1,9 +1,9 @@
 //! What the classifier knows of an address, for `podtap explain`: the same look-ups that decide.
 
-use crate::frame::Point;
-use crate::wire::Address;
+use crate::frame::{Frame, Point};
+use crate::wire::{Address, Headers};
 
-use super::Classifier;
+use super::{Candidate, Classifier};
 
 /// What an address is to this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,18 @@ impl Classifier {
         }
     }
 
+    /// Whether a frame goes to a service, by its address or its port on this node.
+    #[must_use]
+    pub fn is_to_service(&self, frame: &Frame<'_>) -> bool {
+        let candidate = self.service(frame, &Headers::parse(frame.data), false);
+        matches!(
+            candidate,
+            Some(
+                Candidate::Service { answers: false } | Candidate::NodePort { answers: false, .. }
+            )
+        )
+    }
+
     /// Whether frames of that interface are looked at.
     #[must_use]
     pub fn is_tapped(&self, point: Point) -> bool {
@@ -43,33 +55,5 @@ impl Classifier {
     #[must_use]
     pub fn tunnels(&self) -> (&[u16], bool) {
         (&self.overlay_ports, self.has_ipip)
-    }
-}
-
-/// Stub until `settle` is merged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Candidate {
-    /// Service.
-    Service {
-        /// From it.
-        answers: bool,
-    },
-    /// Node.
-    Node,
-}
-
-impl super::Scope {
-    /// Stub.
-    #[must_use]
-    pub fn candidate(&self) -> Option<Candidate> {
-        (self.translated.source || self.translated.destination).then_some(Candidate::Node)
-    }
-}
-
-impl Classifier {
-    /// Stub.
-    #[must_use]
-    pub fn is_service_end(&self, address: Address, _protocol: u8, _port: Option<u16>) -> bool {
-        self.is_service(address)
     }
 }

@@ -15,8 +15,8 @@ use crate::frame::{Direction, Frame};
 use crate::stats::DropReason;
 use crate::wire::Headers;
 
-use super::craft::{self, Ends, Protocol};
-use super::known::Known;
+use super::craft::{self, End, Ends, Protocol};
+use super::known::{Known, nobody};
 use super::path::{Branch, Step};
 
 /// The rules of spec/exactly-once.md that decide about copies.
@@ -72,6 +72,22 @@ pub(super) fn direction_name(direction: Direction) -> &'static str {
     }
 }
 
+/// Which of a flow's packets it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Request,
+    Answer {
+        /// See [`is_proven`].
+        is_proven: bool,
+    },
+}
+
+/// Whether the requests have twins here: then the flow's memory knows that it is a service's.
+pub(super) fn is_proven(request: &[Copy]) -> bool {
+    let service = Some(DropReason::Service.label());
+    request.iter().any(|copy| copy.verdict == Verdict::Held && copy.reason == service)
+}
+
 /// A verdict with its reasons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Said {
@@ -114,20 +130,20 @@ pub(super) fn judge(known: &Known, frame: &Frame<'_>) -> Result<Scope, DropReaso
 /// What is the same for the reader: the point's number is not.
 fn alike(a: &Result<Scope, DropReason>, b: &Result<Scope, DropReason>) -> bool {
     match (a, b) {
-        (Ok(a), Ok(b)) => a.candidate() == b.candidate(),
+        (Ok(a), Ok(b)) => a.candidate == b.candidate,
         (Err(a), Err(b)) => a == b,
         _ => false,
     }
 }
 
-fn look<'a>(known: &Known, steps: &'a [Step], protocol: Protocol, is_answer: bool) -> Vec<Seen<'a>> {
+fn look<'a>(known: &Known, steps: &'a [Step], protocol: Protocol, way: Way) -> Vec<Seen<'a>> {
     let mut all: Vec<Seen<'_>> = Vec::new();
     for step in steps {
         let made;
         let data = match &step.bytes {
             Some(bytes) => bytes,
             None => {
-                made = craft::packet(&step.ends, protocol, is_answer);
+                made = craft::packet(&step.ends, protocol, way != Way::Request);
                 &made
             }
         };
@@ -148,11 +164,11 @@ pub(super) fn copies(
     known: &Known,
     steps: &[Step],
     protocol: Protocol,
-    is_answer: bool,
+    way: Way,
 ) -> Vec<Copy> {
-    let seen = look(known, steps, protocol, is_answer);
+    let seen = look(known, steps, protocol, way);
     let say = |at: usize| {
-        let Said { verdict, reason, rule, why } = say(known, &seen, at, protocol);
+        let Said { verdict, reason, rule, why } = say(known, &seen, at, protocol, way);
         let Seen { step, ends, interfaces, .. } = &seen[at];
         Copy {
             copy: at + 1,
@@ -188,22 +204,30 @@ pub(super) fn copies(
 
 /// The verdict on each step by itself, as if it were all that is known of its packet.
 pub(super) fn each(known: &Known, steps: &[Step], protocol: Protocol) -> Vec<Copy> {
-    let of_one = |step: &Step| {
+    let mut all = Vec::new();
+    for step in steps {
         let steps = std::slice::from_ref(step);
-        let mut copies = copies(known, steps, protocol, false);
-        for (copy, seen) in copies.iter_mut().zip(look(known, steps, protocol, false)) {
-            if let Ok(Some(candidate @ Candidate::Service { .. })) =
-                seen.judged.map(|scope| scope.candidate())
+        let seen = look(known, steps, protocol, Way::Request);
+        let mut of_one = copies(known, steps, protocol, Way::Request);
+        for (copy, seen) in of_one.iter_mut().zip(&seen) {
+            if let Ok(Some(candidate)) = seen.judged.map(|scope| scope.candidate)
+                && is_service(candidate)
             {
-                let twin = "its copy without the service address";
-                let said = held(known, candidate, Some(twin.to_owned()), protocol);
+                let twin = Some("its copy without the service address".to_owned());
+                let said = held(known, candidate, twin, protocol, Way::Request);
                 (copy.verdict, copy.why) = (said.verdict, said.why);
                 copy.reason = said.reason.map(DropReason::label);
             }
+            // Who the other end is does not matter.
+            let named = |end: End| match end.address == nobody(end.address.is_ipv6()) {
+                true => "anybody".to_owned(),
+                false => end.to_string(),
+            };
+            copy.source = named(step.ends.source);
+            copy.destination = named(step.ends.destination);
         }
-        copies
-    };
-    let mut all: Vec<Copy> = steps.iter().flat_map(of_one).collect();
+        all.extend(of_one);
+    }
     for (copy, number) in all.iter_mut().zip(1..) {
         copy.copy = number;
     }
@@ -221,15 +245,15 @@ fn names(known: &Known, interfaces: &[u32]) -> String {
 }
 
 fn is_plain(seen: &Seen<'_>) -> bool {
-    matches!(seen.judged.map(|scope| scope.candidate()), Ok(None)) && !seen.step.is_outer
+    matches!(seen.judged.map(|scope| scope.candidate), Ok(None)) && !seen.step.is_outer
 }
 
 /// What is said of the copy `at` among all of them.
-fn say(known: &Known, all: &[Seen<'_>], at: usize, protocol: Protocol) -> Said {
+fn say(known: &Known, all: &[Seen<'_>], at: usize, protocol: Protocol, way: Way) -> Said {
     let seen = &all[at];
     let others = || all.iter().enumerate().filter(|(index, _)| *index != at);
     let branch = seen.step.branch;
-    match seen.judged.map(|scope| scope.candidate()) {
+    match seen.judged.map(|scope| scope.candidate) {
         Err(reason) => not_ours(known, seen, reason),
         Ok(_) if known.policy.election == Election::Ports => {
             Said::reported(None, "the reference's filter takes it (--election ports: no rule of podtap's)")
@@ -251,14 +275,14 @@ fn say(known: &Known, all: &[Seen<'_>], at: usize, protocol: Protocol) -> Said {
             let twin = others()
                 .find(|(_, other)| is_plain(other) && other.step.branch.meets(branch))
                 .map(|(index, _)| format!("copy {}", index + 1));
-            held(known, candidate, twin, protocol)
+            held(known, candidate, twin, protocol, way)
         }
     }
 }
 
 fn plain(known: &Known, all: &[Seen<'_>], seen: &Seen<'_>, branch: Branch) -> Said {
     let is_after_service = all.iter().any(|other| {
-        let candidate = other.judged.ok().and_then(|scope| scope.candidate());
+        let candidate = other.judged.ok().and_then(|scope| scope.candidate);
         matches!(candidate, Some(Candidate::Service { .. })) && other.step.branch.meets(branch)
     });
     if is_after_service {
@@ -315,40 +339,60 @@ fn millis(ns: u64) -> String {
     }
 }
 
-fn held(known: &Known, candidate: Candidate, twin: Option<String>, protocol: Protocol) -> Said {
+fn is_service(candidate: Candidate) -> bool {
+    matches!(candidate, Candidate::Service { .. } | Candidate::NodePort { .. })
+}
+
+/// What becomes of a candidate (`settle` does it, in this order: twin, flow, time).
+fn held(
+    known: &Known,
+    candidate: Candidate,
+    twin: Option<String>,
+    protocol: Protocol,
+    way: Way,
+) -> Said {
     let (ms, half) = (millis(known.state.settle_ns), millis(known.state.settle_ns / 2));
+    let is_table_alone = !known.classifier.settles();
+    let is_answer = matches!(
+        candidate,
+        Candidate::Service { answers: true } | Candidate::NodePort { answers: true, .. }
+    );
     match (candidate, twin) {
-        (Candidate::Service { answers: false }, Some(twin)) => Said::held(
-            DropReason::Service,
-            2,
-            format!("until {twin} is seen, then dropped; reported if none is within {ms} ms"),
+        (_, Some(twin)) if is_table_alone => Said::reported(
+            3,
+            format!("unless {twin} was seen before: whichever comes first is reported"),
         ),
-        (Candidate::Service { answers: true }, Some(twin)) => Said::held(
-            DropReason::Service,
-            2,
-            format!("dropped once {twin}, or that of a request before, was seen; reported if none was within {ms} ms"),
-        ),
-        (Candidate::Service { .. }, None) => Said::reported(
-            2,
-            format!("after {ms} ms without a twin: no copy without the service address is seen here"),
-        ),
-        (Candidate::Node, _) if known.policy.election == Election::None => {
-            Said::reported(6, "unless a copy with the pod's address was seen before")
-        }
-        (Candidate::Node, Some(twin)) => Said::held(
-            DropReason::Service,
+        (_, None) if is_table_alone => Said::reported(3, "the first copy on this node"),
+        (Candidate::Node { .. }, Some(twin)) => Said::held(
+            DropReason::Translated,
             6,
-            format!("until {twin} is seen, then dropped; reported if none is within {half} ms"),
+            format!("dropped when {twin} is seen, before or after; reported if it is not within {half} ms"),
         ),
-        (Candidate::Node, None) => {
-            let first = match protocol {
-                Protocol::TCP => "connection's first packets are held",
-                _ => "flow's first packets are held",
-            };
+        (Candidate::Node { .. }, None) => {
+            let what = if protocol == Protocol::TCP { "connection" } else { "flow" };
             Said::reported(
                 6,
-                format!("the node's own: a {first} for {half} ms, in case they are a pod's, then all are reported at once"),
+                format!("the node's own: a {what}'s first packets wait {half} ms for a twin with a pod's address; none comes, and all later ones are reported at once"),
             )
+        }
+        (_, Some(twin)) if is_answer => Said::held(
+            DropReason::Service,
+            2,
+            format!("dropped as {twin} was seen before; reported {half} ms later if it was not"),
+        ),
+        (_, Some(twin)) => Said::held(
+            DropReason::Service,
+            2,
+            format!("dropped when {twin} is seen; reported if it is not within {ms} ms (no backend, or refused)"),
+        ),
+        (_, None) if way == (Way::Answer { is_proven: true }) => Said::dropped(
+            DropReason::Service,
+            2,
+            "the flow's requests had twins here, so its answers have one that another node reports",
+        ),
+        (_, None) => {
+            let ms = if is_answer { half } else { ms };
+            Said::reported(2, format!("after {ms} ms: no copy without the service address is seen here"))
         }
     }
 }

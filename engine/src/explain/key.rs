@@ -82,7 +82,7 @@ fn keys(data: &[u8]) -> [Key; 2] {
     let headers = Headers::parse(data);
     let (header, rest) = data.split_at(headers.payload);
     let payload = &rest[..headers.end - headers.payload];
-    [1, 2].map(|seed| Fingerprinter::new(seed).key(&headers, header, payload, crate::dedup::Translated::default()))
+    [1, 2].map(|seed| Fingerprinter::new(seed).key(&headers, header, payload))
 }
 
 /// What counts in this packet.

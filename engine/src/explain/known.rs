@@ -11,9 +11,10 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::classify::{Classifier, Policy, Standing};
+use crate::frame::Direction;
 use crate::net::{Link, Role, View};
 
-use super::craft::{End, Protocol};
+use super::craft::{End, Ends, Protocol, frame, packet};
 use super::state::State;
 
 /// A state, ready to be asked.
@@ -107,7 +108,10 @@ impl Known {
 
     /// A service's end, as the data path sees it.
     pub(super) fn is_service(&self, end: End, protocol: Protocol) -> bool {
-        self.classifier.is_service_end(end.address.into(), protocol.0, end.port)
+        let address = nobody(end.address.is_ipv6());
+        let port = end.port.map(|_| 49_152);
+        let ends = Ends { source: End { address, port }, destination: end };
+        self.classifier.is_to_service(&frame(&packet(&ends, protocol, false), 0, Direction::Out))
     }
 
     pub(super) fn link(&self, ifindex: u32) -> Option<&Link> {

@@ -10,6 +10,7 @@
 //! seen, and the tap's own classifier is asked about it.
 
 mod answer;
+mod capture;
 mod craft;
 mod judge;
 mod key;

@@ -10,7 +10,8 @@
 
 use std::fmt::Write;
 
-use super::answer::{About, Answer, Body, FrameFacts, InterfaceFacts, Source};
+use super::answer::{About, Answer, Body, InterfaceFacts, Source};
+use super::capture::FrameFacts;
 use super::judge::{Copy, Verdict};
 use super::known::AddressFacts;
 
