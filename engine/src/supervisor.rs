@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::control::{self, Control, NullAuth, OwnFlows, SensorAddresses};
 use crate::dedup::{Fingerprinter, Table};
 use crate::explain::socket;
-use crate::net::{InterfaceSelection, Monitor, RoleOverrides, View};
+use crate::net::{Counters, InterfaceSelection, Monitor, RoleOverrides, View};
 use crate::pipeline::Pipeline;
 use crate::rpcap::Stats;
 use crate::session::Sessions;
@@ -278,7 +278,9 @@ impl Tap {
         }
         let control = start_control(config, &sessions, &monitor, &rules, &wakers, &stats)?;
         let metrics = config.metrics.map(|address| {
-            Server::start(address, exported(config, &sessions, &stats, histograms, &control))
+            let network = Arc::clone(&monitor.counters);
+            let exported = exported(config, &sessions, &stats, histograms, &control, network);
+            Server::start(address, exported)
         });
         let metrics = metrics
             .transpose()
@@ -445,6 +447,7 @@ fn exported(
     workers: &[Arc<WorkerStats>],
     histograms: Vec<SharedHistograms>,
     control: &Control,
+    network: Arc<Counters>,
 ) -> Exported {
     let (sessions, states, ready) = (Arc::clone(sessions), control.states(), control.states());
     let sensors = move || {
@@ -480,6 +483,7 @@ fn exported(
         workers: workers.to_vec(),
         histograms,
         control: control.stats(),
+        network,
         sensors: Box::new(sensors),
         readiness: Box::new(readiness),
         build: BuildInfo {

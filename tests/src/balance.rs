@@ -177,6 +177,25 @@ pub struct Sighting {
 ///
 /// When it is missing or no pcapng.
 pub fn sightings(path: &Path, sensor: usize, into: &mut Vec<Sighting>) -> io::Result<()> {
+    each_packet(path, |at, frame| {
+        let found = datagram(frame);
+        into.extend(found.map(|(flow, direction, number)| Sighting {
+            flow,
+            direction,
+            number,
+            at,
+            sensor,
+        }));
+    })
+}
+
+/// Hands each packet of a sensor's pcapng, with when it was captured, to `take`, up to the last
+/// that is whole.
+///
+/// # Errors
+///
+/// When it is missing or no pcapng.
+pub fn each_packet(path: &Path, mut take: impl FnMut(Duration, &[u8])) -> io::Result<()> {
     let other = |what: String| io::Error::other(format!("{}: {what}", path.display()));
     let file = File::open(path)?;
     if file.metadata()?.len() == 0 {
@@ -188,15 +207,7 @@ pub fn sightings(path: &Path, sensor: usize, into: &mut Vec<Sighting>) -> io::Re
             Ok((consumed, block)) => {
                 if let PcapBlockOwned::NG(Block::EnhancedPacket(packet)) = &block {
                     let ns = u64::from(packet.ts_high) << 32 | u64::from(packet.ts_low);
-                    let at = Duration::from_nanos(ns);
-                    let found = datagram(packet.packet_data());
-                    into.extend(found.map(|(flow, direction, number)| Sighting {
-                        flow,
-                        direction,
-                        number,
-                        at,
-                        sensor,
-                    }));
+                    take(Duration::from_nanos(ns), packet.packet_data());
                 }
                 Some(consumed)
             }

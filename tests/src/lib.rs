@@ -12,6 +12,7 @@
 #![warn(missing_docs)]
 
 pub mod balance;
+pub mod churn;
 pub mod compare;
 pub mod lab;
 pub mod rpcap_spec;

@@ -141,12 +141,6 @@ impl Tap {
         Ok(Self { process: Process::start(command)?, host: node.clone() })
     }
 
-    /// Its process id.
-    #[must_use]
-    pub fn id(&self) -> u32 {
-        self.process.id()
-    }
-
     /// What it has logged.
     #[must_use]
     pub fn log(&self) -> String {
@@ -198,6 +192,12 @@ impl Tap {
             is_it.then(|| rest.rsplit(' ').next()?.parse::<f64>().ok()).flatten()
         });
         Some(values.sum())
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Sends a signal.

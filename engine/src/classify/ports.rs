@@ -61,7 +61,16 @@ pub(super) const FRAGMENT_OFFSET: u16 = 0x1fff;
 pub(super) struct Ports {
     pub(super) service: PrefixSet,
     /// `None` for all of IPv4, of which libpcap's optimizer knows that it needs no look.
-    pub(super) cluster: Option<PrefixSet>,
+    pub(super) cluster: Option<Cluster>,
+}
+
+/// `C`.
+#[derive(Clone, Debug)]
+pub(super) struct Cluster {
+    /// The prefix that stands first in the text. Only a source in it is enough: from the next
+    /// prefix on, the destination has been loaded.
+    pub(super) first: PrefixSet,
+    pub(super) all: PrefixSet,
 }
 
 impl Ports {
@@ -74,9 +83,13 @@ impl Ports {
         let v4 = |net: &IpNet| matches!(net, IpNet::V4(_));
         let service = PrefixSet::new(service.iter().copied().filter(v4));
         let main = main_subnets.into_iter().map(IpNet::V4);
-        let cluster: Vec<IpNet> = pods.iter().copied().filter(v4).chain(main).collect();
+        let cluster: Vec<IpNet> = main.chain(pods.iter().copied().filter(v4)).collect();
         let is_all = cluster.iter().any(|net| net.prefix_len() == 0);
-        Self { service, cluster: (!is_all).then(|| PrefixSet::new(cluster)) }
+        let cluster = (!is_all).then(|| Cluster {
+            first: PrefixSet::new(cluster.first().copied()),
+            all: PrefixSet::new(cluster),
+        });
+        Self { service, cluster }
     }
 
     /// True if the script's filter would accept the frame at this point.
@@ -105,8 +118,9 @@ impl Ports {
             return Some(false);
         }
         if let Some(cluster) = &self.cluster
-            && !is_in(cluster, source?)
-            && !is_in(cluster, destination?)
+            && !is_in(&cluster.first, source?)
+            && !is_in(&cluster.all, destination?)
+            && !is_in(&cluster.all, source?)
         {
             return Some(true);
         }

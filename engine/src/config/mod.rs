@@ -354,6 +354,20 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_s_rule_needs_the_pods_prefixes_and_takes_them_from_its_variables() {
+        let said = refused(&["--election", "ports"]);
+        assert!(said.starts_with("--podnet: --election ports needs"), "{said}");
+        let said = refused(&["--election", "ports", "--podnet", "fd00::/56"]);
+        assert!(said.contains("IPv4"), "{said}");
+        let variables = [("PODNET", "10.0.0.0/8,fd00::/56"), ("SVCNET", "10.9.0.0/16")];
+        let settings = Settings::from_parts(&["--election", "ports"], &variables).unwrap();
+        let policy = Config::new(&settings).unwrap().policy;
+        assert_eq!((policy.election, policy.pods.len()), (Election::Ports, 2));
+        assert!(settings.to_text().contains("election           ports "), "{settings:?}");
+        assert!(refused(&["--election", "port"]).contains("neither source, nor ports, nor none"));
+    }
+
+    #[test]
     fn passwords_come_from_a_file_and_from_a_variable_that_is_never_shown() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "ann:hidden-1\n").unwrap();

@@ -231,7 +231,7 @@ fn to_backend(way: &mut Way<'_>, from: &Place, ends: Ends, backend: Option<End>,
             "{backend} is the node itself: the translated packet is not seen at an interface any more"
         ));
     }
-    // Masquerading depends on the service's traffic policy.
-    way.leave(&to, translated, node.filter(|_| *from != Place::Own));
+    // What comes from outside is masqueraded unless the service keeps client addresses.
+    way.leave(&to, translated, node.filter(|_| *from == Place::Elsewhere));
     way.tunnels(from, &to, translated);
 }

@@ -57,12 +57,26 @@ pub struct Counters {
     pub overruns: AtomicU64,
     /// Dumps taken, for whatever reason.
     pub dumps: AtomicU64,
+    /// Tapped links that have no number in the newest view, there being more than numbers.
+    pub unnumbered: AtomicU64,
 }
 
 impl Counters {
     fn add(counter: &AtomicU64) {
         // Relaxed: a reader that sees it late reports it late.
         counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    fn note_unnumbered(&self, links: usize) {
+        let before =
+            self.unnumbered.swap(u64::try_from(links).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if before == 0 && links > 0 {
+            tracing::warn!(
+                links,
+                "there are more interfaces than numbers to tell them apart by: packets are reported at \
+                 each point of those that have none"
+            );
+        }
     }
 }
 
@@ -263,6 +277,9 @@ impl<F: Fn(&Arc<View>)> Follower<F> {
     fn publish(&mut self) {
         self.news_since = None;
         let view = self.tables.view();
+        let unnumbered =
+            view.links.values().filter(|link| link.is_tapped && link.slot == 0).count();
+        self.counters.note_unnumbered(unnumbered);
         if *self.view.load() == view {
             return;
         }

@@ -25,6 +25,7 @@ use super::control::ControlStats;
 use super::histogram::{Distribution, SharedHistograms, Stage};
 use super::sensor::{Move, SensorState, SensorStats, SessionCounts};
 use super::{DropReason, SessionDrop, WorkerStats};
+use crate::net::Counters;
 
 /// What is read to answer a scrape, a probe of readiness or one of liveness.
 pub struct Exported {
@@ -34,6 +35,8 @@ pub struct Exported {
     pub histograms: Vec<SharedHistograms>,
     /// Counters of the control connections.
     pub control: Arc<ControlStats>,
+    /// What following the network took.
+    pub network: Arc<Counters>,
     /// The sensors there are now.
     pub sensors: Box<dyn Fn() -> Vec<Arc<SensorStats>> + Send + Sync>,
     /// Why the tap is not ready, if it is not.
@@ -80,6 +83,8 @@ enum Value {
     SensorDatagramSize,
     SensorStates,
     Control(fn(&ControlStats) -> &AtomicU64),
+    Network(fn(&Counters) -> &AtomicU64),
+    NetworkGauge(fn(&Counters) -> &AtomicU64),
     Clients,
     SensorMoves,
     SensorCount(fn(&SensorStats) -> u64),
@@ -103,7 +108,7 @@ impl Metric {
             Value::SensorDrops => &["sensor", "reason"],
             Value::SensorStates => &["sensor", "state"],
             Value::SensorMoves => &["sensor", "kind"],
-            Value::Control(_) | Value::Clients => &[],
+            Value::Control(_) | Value::Clients | Value::Network(_) | Value::NetworkGauge(_) => &[],
             Value::Latency => &["stage"],
             Value::Build => &["version", "commit"],
         }
@@ -127,12 +132,14 @@ impl Metric {
             | Value::Sensor(_)
             | Value::SensorDrops
             | Value::Control(_)
+            | Value::Network(_)
             | Value::SensorMoves
             | Value::SensorCount(_) => MetricType::Counter,
             Value::SensorSessions
             | Value::SensorDatagramSize
             | Value::SensorStates
             | Value::SensorGauge(_)
+            | Value::NetworkGauge(_)
             | Value::Clients => MetricType::Gauge,
             Value::Latency => MetricType::Histogram,
             Value::Build => MetricType::Info,
@@ -329,6 +336,26 @@ pub const METRICS: &[Metric] = &[
          was handed on, then until the kernel had it",
         Value::Latency,
     ),
+    metric(
+        "podtap_network_views_total",
+        "Times that links, addresses or routes changed what they mean to the tap",
+        Value::Network(|network| &network.views),
+    ),
+    metric(
+        "podtap_network_overruns_total",
+        "Times that the kernel had more changes to tell than its queue for the tap holds; each was made good",
+        Value::Network(|network| &network.overruns),
+    ),
+    metric(
+        "podtap_network_dumps_total",
+        "Times that the tap asked the kernel for the whole network",
+        Value::Network(|network| &network.dumps),
+    ),
+    metric(
+        "podtap_network_links_unnumbered",
+        "Tapped interfaces beyond the number of those whose copies can be found",
+        Value::NetworkGauge(|network| &network.unnumbered),
+    ),
     metric("podtap_build_info", "What runs here", Value::Build),
 ];
 
@@ -431,6 +458,13 @@ impl Collector for Exporter {
                 Value::Control(get) => {
                     let count = get(&self.exported.control).load(Ordering::Relaxed);
                     out.encode_counter::<NoLabelSet, _, f64>(&count, None)?;
+                }
+                Value::Network(get) => {
+                    let count = get(&self.exported.network).load(Ordering::Relaxed);
+                    out.encode_counter::<NoLabelSet, _, f64>(&count, None)?;
+                }
+                Value::NetworkGauge(get) => {
+                    out.encode_gauge(&get(&self.exported.network).load(Ordering::Relaxed))?;
                 }
                 Value::Clients => {
                     let clients = self.exported.control.clients.load(Ordering::Relaxed);

@@ -277,6 +277,7 @@ mod tests {
             workers: vec![Arc::new(worker)],
             histograms: Vec::new(),
             control: Arc::default(),
+            network: Arc::default(),
             sensors: Box::new(Vec::new),
             readiness: Box::new(move || readiness.clone()),
             build: BuildInfo { version: "1".into(), commit: "c".into() },

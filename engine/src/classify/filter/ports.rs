@@ -20,8 +20,9 @@ impl Writer<'_> {
         }
         let elect = self.asm.label();
         if let Some(cluster) = &rule.cluster {
-            self.if_in(cluster, &[at::SOURCE], elect);
-            self.if_in(cluster, &[at::DESTINATION], elect);
+            self.if_in(&cluster.first, &[at::SOURCE], elect);
+            self.if_in(&cluster.all, &[at::DESTINATION], elect);
+            self.if_in(&cluster.all, &[at::SOURCE], elect);
             self.asm.jump(accept);
         }
         self.asm.bind(elect);

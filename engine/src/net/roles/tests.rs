@@ -367,3 +367,58 @@ fn overrides_win_and_move_what_is_local() {
         view.links.values().filter(|l| l.is_tapped).map(|l| l.name.as_str()).collect();
     assert_eq!(tapped, ["eni9"]);
 }
+
+fn main_of(view: &View) -> (Option<&str>, Vec<String>) {
+    (view.main_name(), names(&view.main_subnets))
+}
+
+#[test]
+fn the_main_device_has_the_default_route_of_least_metric_in_the_main_table() {
+    let network = "link lo loopback
+         link ens5 physical
+         link ens6 physical
+         link eni1 veth peer=elsewhere
+         addr ens5 10.0.0.10/20
+         route default via 10.0.16.1 dev ens6 metric 1024
+         route default via 10.0.0.1 dev ens5 metric 512
+         route default via 10.0.16.1 dev ens6 table 2
+         route 10.0.0.0/20 dev ens5 metric 512
+         route 10.0.0.1/32 dev ens5 metric 512
+         route 10.0.0.2/32 dev ens5 metric 512
+         route 10.0.64.0/20 via 10.0.0.1 dev ens5
+         route 10.0.16.0/20 dev ens6
+         route 10.0.32.0/20 dev ens5 table 2
+         route fd00::/64 dev ens5
+         route 10.0.3.7/32 dev eni1";
+    let view = fixture(network).view();
+    // Link scope, with a prefix length: no hosts, nothing by a gateway, no other table or device.
+    assert_eq!(main_of(&view), (Some("ens5"), vec!["10.0.0.0/20".to_owned()]));
+    let only_v6 = fixture("link ens5 physical\n route default6 via fe80::1 dev ens5").view();
+    assert_eq!(main_of(&only_v6), (None, vec![]));
+}
+
+#[test]
+fn each_local_prefix_is_known_with_its_interface() {
+    let view = fixture(
+        "link eth0 physical
+         link eni1 veth peer=elsewhere
+         link eni2 veth peer=elsewhere
+         addr eth0 10.0.0.10/20
+         route default via 10.0.0.1 dev eth0
+         route 10.0.3.7/32 dev eni1
+         route 10.0.3.7/32 dev eni2 table 2
+         route 10.0.3.8/32 dev eni2",
+    )
+    .view();
+    let name = |ifindex: u32| view.links.get(&ifindex).map_or("", |link| link.name.as_str());
+    let by: Vec<(String, &str)> =
+        view.local_by.iter().map(|(net, ifindex)| (net.to_string(), name(*ifindex))).collect();
+    let expected = [
+        ("10.0.0.10/32", ""),
+        ("10.0.3.7/32", "eni1"),
+        ("10.0.3.7/32", "eni2"),
+        ("10.0.3.8/32", "eni2"),
+    ];
+    assert_eq!(by, expected.map(|(net, name)| (net.to_owned(), name)));
+    assert_eq!(view.local.len(), 3);
+}

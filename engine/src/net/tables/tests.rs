@@ -67,10 +67,13 @@ fn parse_line(tables: &Tables, line: &str) -> Update {
                 "default6" => "::/0",
                 net => net,
             };
-            let table = rest.iter().position(|word| *word == "table");
-            let table = table.map_or(254, |at| rest[at + 1].parse().unwrap());
+            let number = |name: &str, otherwise| {
+                let at = rest.iter().position(|word| *word == name);
+                at.map_or(otherwise, |at| rest[at + 1].parse().unwrap())
+            };
+            let (table, priority) = (number("table", 254), number("metric", 0));
             let destination = destination.parse().unwrap();
-            let key = RouteKey { table, destination, priority: 0, tos: 0 };
+            let key = RouteKey { table, destination, priority, tos: 0 };
             Update::Route { key, legs: parse_legs(tables, rest), replaces: false }
         }
         _ => panic!("cannot read {line:?}"),

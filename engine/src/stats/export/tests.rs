@@ -29,6 +29,7 @@ fn exported() -> Exported {
         workers,
         histograms: vec![histograms.shared()],
         control: Arc::default(),
+        network: Arc::default(),
         sensors: Box::new(move || sensors.clone()),
         readiness: Box::new(|| Ok(())),
         build: BuildInfo { version: "0.1.0".into(), commit: "abc".into() },
