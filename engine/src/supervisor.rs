@@ -219,6 +219,13 @@ fn announce(config: &Config, view: &View) {
             tracing::warn!("no SVCNET is given: copies with a service address are reported too");
         }
     }
+    let settle_ns = config.settling(1).settle_ns;
+    if settle_ns < config.settle_ns {
+        tracing::warn!(
+            settle_ms = settle_ns / 1_000_000,
+            "--settle-ms is more than half of --dedup-window-ms: half of it is used"
+        );
+    }
 }
 
 /// The running parts.
@@ -262,12 +269,14 @@ impl Tap {
         for (index, source) in sources.into_iter().enumerate() {
             let context = worker::Context {
                 index,
-                pipeline: Pipeline::new(Arc::clone(&table), fingerprinter),
+                pipeline: Pipeline::new(Arc::clone(&table), fingerprinter)
+                    .settling(config.settling(count)),
                 classifier: rules.classifier.reader(),
                 sessions: Arc::clone(&sessions),
                 stats: Arc::new(WorkerStats::default()),
                 histograms: WorkerHistograms::default(),
                 flush_ns: config.flush_ns,
+                clock: worker::Clock::Worker,
                 life: Arc::clone(&life),
             };
             stats.push(Arc::clone(&context.stats));

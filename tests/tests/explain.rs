@@ -137,7 +137,8 @@ mod tests {
         second.wait_for("capturing with", LIMIT).unwrap();
         let mut third = start(&["--state-socket", "@other", "--tapped-net", "10.9.0.0/16"]);
         wait_for(node, "other");
-        let covered = |name| answer(node, &["--socket", name, "10.9.0.1"])["facts"]["covered"].clone();
+        let covered =
+            |name| answer(node, &["--socket", name, "10.9.0.1"])["facts"]["covered"].clone();
         assert_eq!(covered("@other"), true);
         assert_eq!(covered("podtap"), false);
         let mut silent = start(&["--state-socket", "none"]);

@@ -127,6 +127,12 @@ impl Fingerprinter {
         (hash >> (64 - END_BITS)).max(1)
     }
 
+    /// For other hashes that nobody may aim at.
+    #[must_use]
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// A seed from the operating system.
     ///
     /// # Errors

@@ -167,7 +167,14 @@ impl Table {
             if old.check() != check(key) || !is_live(age) {
                 continue;
             }
-            let Some(new) = old.see_copy(point) else { continue };
+            // With both ends equal it is the packet itself, and counts decide; of many identical
+            // ones too, none is a copy of the others.
+            let seen = match (ends, old.see(point)) {
+                (2, Sighting::Duplicate(new)) => Some(new),
+                (2, _) => None,
+                _ => old.see_copy(point),
+            };
+            let Some(new) = seen else { continue };
             if best.is_none_or(|(_, _, _, most)| ends > most) {
                 best = Some((slot, old, new, ends));
             }

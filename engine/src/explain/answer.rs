@@ -29,7 +29,9 @@ pub(super) enum Source {
     Tap(String),
     File(String),
     /// None runs (at this name), or flags were given: this machine.
-    Machine { absent: Option<String> },
+    Machine {
+        absent: Option<String>,
+    },
 }
 
 /// The tap that the answer is about.
@@ -98,7 +100,7 @@ pub(super) fn answer(
     };
     if let Some(filter) = known.state.filter() {
         let flag = known.state.named("filter");
-        notes.push(format!("{flag} {filter:?} is asked of every packet; the verdicts are on a flow's first"));
+        notes.push(format!("{flag} {filter:?} is asked of every packet; these verdicts are on a flow's first one, or on the frame's bytes"));
     }
     let named: Vec<u8> = body.copies().filter_map(|copy| copy.rule).collect();
     let rules = RULES.into_iter().filter(|(rule, _)| named.contains(rule)).collect();

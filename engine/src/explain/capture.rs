@@ -111,7 +111,10 @@ pub(super) fn frame(
             Some(step) => step.interfaces = vec![ifindex],
             None => {
                 if packet.is_some() {
-                    notes.push(format!("{name}:{} is not on the way of its flow, as routes are now", direction_name(direction)));
+                    notes.push(format!(
+                        "{name}:{} is not on the way of its flow, as routes are now",
+                        direction_name(direction)
+                    ));
                 }
                 let bytes = Some(data.clone());
                 steps.insert(0, Step { bytes, ..Step::new(vec![ifindex], direction, ends) });
@@ -122,7 +125,9 @@ pub(super) fn frame(
         notes.push("where was it seen? --point IFACE:in|out".to_owned());
     }
     if data.len() < usize::try_from(picked.wire_len).unwrap_or(usize::MAX) {
-        notes.push("it was not captured whole: the missing bytes do not count in its key".to_owned());
+        notes.push(
+            "it was not captured whole: the missing bytes do not count in its key".to_owned(),
+        );
     }
     let limit = known.view.main.and_then(|main| known.link(main)).map_or(1500, |link| link.mtu);
     if picked.wire_len > limit + 18 {

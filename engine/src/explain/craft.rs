@@ -189,7 +189,8 @@ mod tests {
 
     #[test]
     fn what_is_made_parses_to_what_was_asked() {
-        for (source, destination) in [("10.0.0.1:1", "10.0.0.2:2"), ("[fd00::1]:3", "[fd00::2]:4")] {
+        for (source, destination) in [("10.0.0.1:1", "10.0.0.2:2"), ("[fd00::1]:3", "[fd00::2]:4")]
+        {
             let ends = Ends { source: end(source), destination: end(destination) };
             for number in [protocol::TCP, protocol::UDP, protocol::ICMP, SCTP, 50] {
                 let protocol = Protocol(number).of_family(ends.source.address.is_ipv6());

@@ -160,12 +160,7 @@ fn look<'a>(known: &Known, steps: &'a [Step], protocol: Protocol, way: Way) -> V
 }
 
 /// The verdicts on the copies of one packet, in the order in which they are seen.
-pub(super) fn copies(
-    known: &Known,
-    steps: &[Step],
-    protocol: Protocol,
-    way: Way,
-) -> Vec<Copy> {
+pub(super) fn copies(known: &Known, steps: &[Step], protocol: Protocol, way: Way) -> Vec<Copy> {
     let seen = look(known, steps, protocol, way);
     let say = |at: usize| {
         let Said { verdict, reason, rule, why } = say(known, &seen, at, protocol, way);
@@ -251,39 +246,55 @@ fn is_plain(seen: &Seen<'_>) -> bool {
 /// What is said of the copy `at` among all of them.
 fn say(known: &Known, all: &[Seen<'_>], at: usize, protocol: Protocol, way: Way) -> Said {
     let seen = &all[at];
-    let others = || all.iter().enumerate().filter(|(index, _)| *index != at);
     let branch = seen.step.branch;
     match seen.judged.map(|scope| scope.candidate) {
         Err(reason) => not_ours(known, seen, reason),
-        Ok(_) if known.policy.election == Election::Ports => {
-            Said::reported(None, "the reference's filter takes it (--election ports: no rule of podtap's)")
-        }
-        Ok(None) => {
-            let earlier = others().take_while(|(index, _)| *index < at).find(|(_, other)| {
-                is_plain(other) && other.ends == seen.ends && other.step.branch.meets(branch)
-            });
-            match earlier {
-                Some((index, _)) => Said::dropped(
-                    DropReason::Duplicate,
-                    3,
-                    format!("the same packet as copy {}", index + 1),
-                ),
-                None => plain(known, all, seen, branch),
-            }
-        }
-        Ok(Some(candidate)) => {
-            let twin = others()
-                .find(|(_, other)| is_plain(other) && other.step.branch.meets(branch))
-                .map(|(index, _)| format!("copy {}", index + 1));
-            held(known, candidate, twin, protocol, way)
-        }
+        Ok(_) if known.policy.election == Election::Ports => Said::reported(
+            None,
+            "the reference's filter takes it (--election ports: no rule of podtap's)",
+        ),
+        Ok(None) => match earlier(all, at) {
+            Some(index) => Said::dropped(
+                DropReason::Duplicate,
+                3,
+                format!("the same packet as copy {}", index + 1),
+            ),
+            None => plain(known, all, seen, branch),
+        },
+        Ok(Some(candidate)) => held(known, candidate, twins(all, at, candidate), protocol, way),
     }
+}
+
+/// The copy before `at` that makes it a duplicate.
+fn earlier(all: &[Seen<'_>], at: usize) -> Option<usize> {
+    let seen = &all[at];
+    all[..at].iter().position(|other| {
+        is_plain(other) && other.ends == seen.ends && other.step.branch.meets(seen.step.branch)
+    })
+}
+
+/// The copies that take a candidate's place, as they are called; `None` if none is seen here.
+fn twins(all: &[Seen<'_>], at: usize, candidate: Candidate) -> Option<String> {
+    let is_twin = |index: &usize| {
+        let other = &all[*index];
+        // What carries the node's address for a service's may be the best copy there is.
+        let is_snat = other.step.branch == Branch::Snat && is_service(candidate);
+        let counts = match other.judged.map(|scope| scope.candidate) {
+            Ok(None) => is_plain(other) && earlier(all, *index).is_none(),
+            Ok(Some(Candidate::Node { .. })) => is_snat,
+            _ => false,
+        };
+        *index != at && counts && other.step.branch.meets(all[at].step.branch)
+    };
+    let numbers: Vec<String> =
+        (0..all.len()).filter(is_twin).map(|index| (index + 1).to_string()).collect();
+    (!numbers.is_empty()).then(|| format!("copy {}", numbers.join(" or ")))
 }
 
 fn plain(known: &Known, all: &[Seen<'_>], seen: &Seen<'_>, branch: Branch) -> Said {
     let is_after_service = all.iter().any(|other| {
         let candidate = other.judged.ok().and_then(|scope| scope.candidate);
-        matches!(candidate, Some(Candidate::Service { .. })) && other.step.branch.meets(branch)
+        candidate.is_some_and(is_service) && other.step.branch.meets(branch)
     });
     if is_after_service {
         return Said::reported(2, "the first copy without the service address");
@@ -293,11 +304,16 @@ fn plain(known: &Known, all: &[Seen<'_>], seen: &Seen<'_>, branch: Branch) -> Sa
     }
     let source = seen.ends.source.address;
     let standing = known.standing(source);
-    Said::reported(1, match (standing.is_own, standing.is_local) {
-        (true, _) => "the first copy, and this node sends it",
-        (false, true) => "the first copy, and its sender is on this node",
-        (false, false) => "the first copy, and no other tap is known to report what its sender sends",
-    })
+    Said::reported(
+        1,
+        match (standing.is_own, standing.is_local) {
+            (true, _) => "the first copy, and this node sends it",
+            (false, true) => "the first copy, and its sender is on this node",
+            (false, false) => {
+                "the first copy, and no other tap is known to report what its sender sends"
+            }
+        },
+    )
 }
 
 fn not_ours(known: &Known, seen: &Seen<'_>, reason: DropReason) -> Said {
@@ -309,19 +325,26 @@ fn not_ours(known: &Known, seen: &Seen<'_>, reason: DropReason) -> Said {
             Said::dropped(reason, None, format!("{flag} leaves {} out", interface()))
         }
         DropReason::OwnTraffic => Said::dropped(reason, 7, "the tap's own traffic"),
-        DropReason::Overlay => {
-            Said::dropped(reason, 8, "a tunnel's outer packet: the inner one is reported at the pod")
-        }
+        DropReason::Overlay => Said::dropped(
+            reason,
+            8,
+            "a tunnel's outer packet: the inner one is reported at the pod",
+        ),
         DropReason::Covered => {
             let by = known.facts(source).tapped_by;
             let by = by.map_or_else(String::new, |net| {
-                format!("{source} is in {net} of {}, not local here: ", known.state.named("tapped-net"))
+                format!(
+                    "{source} is in {net} of {}, not local here: ",
+                    known.state.named("tapped-net")
+                )
             });
             Said::dropped(reason, 1, format!("{by}the node of {source} reports it"))
         }
-        DropReason::Election => {
-            Said::dropped(reason, None, "the reference's rule does not take it here (--election ports)")
-        }
+        DropReason::Election => Said::dropped(
+            reason,
+            None,
+            "the reference's rule does not take it here (--election ports)",
+        ),
         DropReason::Service => Said::dropped(reason, 2, "its translated twin is reported"),
         DropReason::NodeFilter => {
             let (flag, text) = (known.state.named("filter"), known.state.filter().unwrap_or(""));
@@ -366,13 +389,17 @@ fn held(
         (Candidate::Node { .. }, Some(twin)) => Said::held(
             DropReason::Translated,
             6,
-            format!("dropped when {twin} is seen, before or after; reported if it is not within {half} ms"),
+            format!(
+                "dropped when {twin} is seen, before or after; reported if it is not within {half} ms"
+            ),
         ),
         (Candidate::Node { .. }, None) => {
             let what = if protocol == Protocol::TCP { "connection" } else { "flow" };
             Said::reported(
                 6,
-                format!("the node's own: a {what}'s first packets wait {half} ms for a twin with a pod's address; none comes, and all later ones are reported at once"),
+                format!(
+                    "the node's own: a {what}'s first packets wait {half} ms for a twin with a pod's address; none comes, and all later ones are reported at once"
+                ),
             )
         }
         (_, Some(twin)) if is_answer => Said::held(
@@ -383,7 +410,9 @@ fn held(
         (_, Some(twin)) => Said::held(
             DropReason::Service,
             2,
-            format!("dropped when {twin} is seen; reported if it is not within {ms} ms (no backend, or refused)"),
+            format!(
+                "dropped when {twin} is seen; reported if it is not within {ms} ms (no backend, or refused)"
+            ),
         ),
         (_, None) if way == (Way::Answer { is_proven: true }) => Said::dropped(
             DropReason::Service,
@@ -392,7 +421,10 @@ fn held(
         ),
         (_, None) => {
             let ms = if is_answer { half } else { ms };
-            Said::reported(2, format!("after {ms} ms: no copy without the service address is seen here"))
+            Said::reported(
+                2,
+                format!("after {ms} ms: no copy without the service address is seen here"),
+            )
         }
     }
 }

@@ -68,8 +68,12 @@ const UDP: &[Field] = &[
     ("UDP length", 4, WORD),
     ("UDP checksum", 6, WORD),
 ];
-const ECHO: &[Field] =
-    &[("type and code", 0, WORD), ("ICMP checksum", 2, WORD), ("echo id", 4, WORD), ("sequence", 6, WORD)];
+const ECHO: &[Field] = &[
+    ("type and code", 0, WORD),
+    ("ICMP checksum", 2, WORD),
+    ("echo id", 4, WORD),
+    ("sequence", 6, WORD),
+];
 const ICMP: &[Field] =
     &[("type and code", 0, WORD), ("ICMP checksum", 2, WORD), ("ICMP header", 4, LONG)];
 

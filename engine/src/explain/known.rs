@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::classify::{Classifier, Policy, Standing};
+use crate::classify::{Classifier, Election, Policy, Standing};
 use crate::frame::Direction;
 use crate::net::{Link, Role, View};
 
@@ -214,11 +214,14 @@ impl Known {
     }
 
     fn sentence(&self, facts: &AddressFacts) -> String {
-        let AddressFacts { behind, covered, tapped_by, untapped_by, service_by, sensor, .. } = facts;
+        let AddressFacts { behind, covered, tapped_by, untapped_by, service_by, sensor, .. } =
+            facts;
         let listed = |net: &IpNet, flag: &str| format!("{net} of {}", self.state.named(flag));
         let place = match (facts.place, behind.as_slice()) {
             ("own", []) => "own: an address of this node".to_owned(),
-            ("own", [first, ..]) => format!("own: an address of {} ({})", first.interface, first.role),
+            ("own", [first, ..]) => {
+                format!("own: an address of {} ({})", first.interface, first.role)
+            }
             ("local", []) => "local: by a route of this node".to_owned(),
             ("local", all @ [first, ..]) => {
                 let through: Vec<String> =
@@ -226,9 +229,15 @@ impl Known {
                 format!("local: route {} through {}", first.prefix, through.join(", "))
             }
             _ => match (covered, tapped_by, untapped_by) {
+                (true, Some(net), _) if self.policy.election != Election::Source => {
+                    let (net, flag) = (listed(net, "tapped-net"), self.state.named("election"));
+                    format!("in {net}, which {flag} does not ask for; not local here")
+                }
                 (true, Some(net), _) => {
                     let net = listed(net, "tapped-net");
-                    format!("covered: {net}, and not local here: its own node reports what it sends")
+                    format!(
+                        "covered: {net}, and not local here: its own node reports what it sends"
+                    )
                 }
                 (false, Some(net), Some(except)) => format!(
                     "not covered: {} excepts it from {}: what it sends is reported here",
@@ -238,7 +247,9 @@ impl Known {
                 _ if service_by.is_some() => String::new(),
                 _ => {
                     let flag = self.state.named("tapped-net");
-                    format!("neither local nor covered (in no entry of {flag}): what it sends is reported here")
+                    format!(
+                        "neither local nor covered (in no entry of {flag}): what it sends is reported here"
+                    )
                 }
             },
         };

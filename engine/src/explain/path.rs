@@ -210,7 +210,13 @@ pub(super) fn find(known: &Known, ends: Ends, protocol: Protocol, backend: Optio
 }
 
 /// The translated packet's way to where the service sends it.
-fn to_backend(way: &mut Way<'_>, from: &Place, ends: Ends, backend: Option<End>, node: Option<End>) {
+fn to_backend(
+    way: &mut Way<'_>,
+    from: &Place,
+    ends: Ends,
+    backend: Option<End>,
+    node: Option<End>,
+) {
     let Some(backend) = backend else {
         let address = nobody(ends.source.address.is_ipv6());
         let ends = Ends { destination: End { address, port: None }, ..ends };

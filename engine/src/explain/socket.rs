@@ -30,6 +30,9 @@ const REQUEST: &[u8] = b"state\n";
 const CONNECTION_TIME: Duration = Duration::from_secs(2);
 /// Connections at a time; each may hold one copy of the state.
 const CONNECTIONS: usize = 4;
+/// Before the next peer after one that may not ask: with a full backlog, who may ask still gets
+/// there in a fraction of a second.
+const AFTER_REFUSAL: Duration = Duration::from_millis(1);
 /// How long explain waits for the tap.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 
@@ -106,11 +109,10 @@ impl Server {
     ) -> Result<Self, ServerError> {
         let system = |cause| ServerError::System { name: name.to_owned(), cause };
         let address = SocketAddr::from_abstract_name(name).map_err(system)?;
-        let listener =
-            UnixListener::bind_addr(&address).map_err(|cause| match cause.kind() {
-                io::ErrorKind::AddrInUse => ServerError::Taken { name: name.to_owned() },
-                _ => system(cause),
-            })?;
+        let listener = UnixListener::bind_addr(&address).map_err(|cause| match cause.kind() {
+            io::ErrorKind::AddrInUse => ServerError::Taken { name: name.to_owned() },
+            _ => system(cause),
+        })?;
         listener.set_nonblocking(true).map_err(system)?;
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
@@ -165,6 +167,8 @@ async fn serve(
         let may_ask = stream.peer_cred().is_ok_and(|peer| may_ask(peer.uid(), own_uid));
         if !may_ask {
             tracing::debug!("state: a peer that is neither root nor this user");
+            // Who is refused again and again gets no CPU for it.
+            tokio::time::sleep(AFTER_REFUSAL).await;
             continue;
         }
         connections.retain(|connection| !connection.is_finished());
@@ -207,11 +211,10 @@ pub fn ask(name: &str) -> Result<State, AskError> {
     let named = || name.to_owned();
     let read = |cause| AskError::Read { name: named(), cause };
     let address = SocketAddr::from_abstract_name(name).map_err(read)?;
-    let mut stream =
-        UnixStream::connect_addr(&address).map_err(|cause| match cause.kind() {
-            io::ErrorKind::ConnectionRefused => AskError::Absent { name: named() },
-            _ => read(cause),
-        })?;
+    let mut stream = UnixStream::connect_addr(&address).map_err(|cause| match cause.kind() {
+        io::ErrorKind::ConnectionRefused => AskError::Absent { name: named() },
+        _ => read(cause),
+    })?;
     stream.set_read_timeout(Some(ANSWER_TIME)).map_err(read)?;
     stream.set_write_timeout(Some(ANSWER_TIME)).map_err(read)?;
     let mut json = Vec::new();
@@ -219,8 +222,7 @@ pub fn ask(name: &str) -> Result<State, AskError> {
         matches!(cause.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
     };
     let asked = stream.write_all(REQUEST);
-    let answered =
-        asked.and_then(|()| stream.take(state::MAX_BYTES + 1).read_to_end(&mut json));
+    let answered = asked.and_then(|()| stream.take(state::MAX_BYTES + 1).read_to_end(&mut json));
     match answered {
         // It hung up before it said anything: that is how it says no.
         Ok(0) => Err(AskError::Refused { name: named() }),

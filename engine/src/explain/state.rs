@@ -417,8 +417,7 @@ impl From<LinkState> for net::Link {
             is_tapped,
         } = link;
         // Nothing is decided by it: what cannot be read is left out.
-        let mac =
-            mac.split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+        let mac = mac.split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
         Self {
             ifindex,
             name,

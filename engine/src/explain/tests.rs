@@ -298,10 +298,16 @@ fn wrong_questions_say_what_would_be_right() {
     let state = vpc_cni().state(&FLAGS);
     for (words, expected) in [
         ("", "what? give an address"),
-        ("eni9", "\"eni9\" is neither an address nor an interface of this node: its interfaces are eni1, eni2, eth0"),
+        (
+            "eni9",
+            "\"eni9\" is neither an address nor an interface of this node: its interfaces are eni1, eni2, eth0",
+        ),
         ("10.0.1.300", "\"10.0.1.300\" is neither an address"),
         ("10.0.1.101:1 tcp [fd00::1]:2", "10.0.1.101 and fd00::1 are of two families"),
-        ("10.0.1.101:1 tcp 10.0.1.102:2 --backend [fd00::1]:2", "10.0.1.101 and fd00::1 are of two"),
+        (
+            "10.0.1.101:1 tcp 10.0.1.102:2 --backend [fd00::1]:2",
+            "10.0.1.101 and fd00::1 are of two",
+        ),
         ("10.0.1.101:1 tpc 10.0.1.102:2", "\"tpc\" is no protocol"),
         ("10.0.1.101:1 icmp 10.0.1.102:2", "icmp has no ports"),
         ("10.0.1.101 tcp 10.0.1.102", "tcp to which port? as in 10.0.1.102:80"),

@@ -148,7 +148,9 @@ impl Page {
             let (protocol, payload) = (packet.protocol, packet.payload);
             self.row(
                 "packet",
-                format!("{protocol} {source} > {destination}, {payload} bytes of payload{fragment}"),
+                format!(
+                    "{protocol} {source} > {destination}, {payload} bytes of payload{fragment}"
+                ),
             );
         }
         facts.facts.iter().for_each(|facts| self.address(facts));

@@ -14,10 +14,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::bpf::Program;
 use crate::classify::{Classifier, Election, Policy, Scope};
-use crate::dedup::{Fingerprinter, Table, Translated};
+use crate::dedup::{Fingerprinter, Table};
 use crate::frame::{Offload, Point, VlanTag};
 use crate::net::View;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, Verdict};
 use crate::rpcap::{DLT_EN10MB, MAX_SNAPLEN};
 use crate::source::file::{FileSource, Input};
 use crate::source::{Batch as _, Source as _};
@@ -418,17 +418,17 @@ fn nothing_else_of_our_rule_applies_and_copies_are_reported_each() {
     let mut admit = |data: &[u8], ifindex, direction| {
         let mut verdicts = Vec::new();
         let seen = Frame { point: Point { ifindex, direction }, ..frame(data, direction) };
-        pipeline.admit(&classifier, &seen, |_packet, _headers, verdict| verdicts.push(verdict));
+        pipeline.admit(&classifier, &seen, 0, |_packet, _headers, verdict| verdicts.push(verdict));
         verdicts[0]
     };
     // A client's request on its way over two nodes, seen by one tap: out is taken, in is not.
     let request = packet(6, POD, SERVER);
-    assert_eq!(admit(&request, 1, Direction::In), Err(DropReason::Election));
-    assert_eq!(admit(&request, 2, Direction::Out), Ok(()), "leaving the first node");
-    assert_eq!(admit(&request, 3, Direction::In), Err(DropReason::Election));
-    assert_eq!(admit(&request, 4, Direction::Out), Ok(()), "delivered: a second report");
+    assert_eq!(admit(&request, 1, Direction::In), Verdict::Drop(DropReason::Election));
+    assert_eq!(admit(&request, 2, Direction::Out), Verdict::Report, "leaving the first node");
+    assert_eq!(admit(&request, 3, Direction::In), Verdict::Drop(DropReason::Election));
+    assert_eq!(admit(&request, 4, Direction::Out), Verdict::Report, "delivered: a second report");
     let service = packet(6, POD, ([172, 20, 0, 10], 443));
-    assert_eq!(admit(&service, 2, Direction::Out), Err(DropReason::Election));
+    assert_eq!(admit(&service, 2, Direction::Out), Verdict::Drop(DropReason::Election));
 }
 
 #[test]
@@ -436,7 +436,7 @@ fn what_the_rule_takes_needs_no_table() {
     let classifier = Classifier::new(&policy(&["10.0.0.0/16"], &[]), &View::default(), &[]);
     let request = packet(6, POD, SERVER);
     let scope = classifier.classify(&frame(&request, Direction::Out), &Headers::parse(&request));
-    assert_eq!(scope, Ok(Scope { point: 0, translated: Translated::default() }));
+    assert_eq!(scope, Ok(Scope { point: 0, candidate: None }));
 }
 
 #[test]

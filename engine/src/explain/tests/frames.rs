@@ -63,7 +63,10 @@ fn what_counts_in_a_packet_is_what_the_data_path_compares() {
     for name in ["MAC addresses", "ECN", "TTL", "IP checksum", "TCP checksum"] {
         assert!(key.ignored.contains(&name), "{name}: {key:?}");
     }
-    assert_eq!(key.ends, ["source address", "destination address", "source port", "destination port"]);
+    assert_eq!(
+        key.ends,
+        ["source address", "destination address", "source port", "destination port"]
+    );
     let v6 = key::fields(&tcp("[fd00::1]:1", "[fd00::2]:2"));
     assert_eq!(v6.ends, key.ends);
     assert!(v6.ignored.contains(&"hop limit") && v6.counts.contains(&"flow label"), "{v6:?}");
@@ -105,7 +108,8 @@ fn every_frame_of_every_capture_is_explained() {
         let file = entry.unwrap().path();
         // The first ones of each: a file is read from its start for each.
         for number in 1..=12 {
-            let question = Question::Frame { file: file.clone(), number, point: None, backend: None };
+            let question =
+                Question::Frame { file: file.clone(), number, point: None, backend: None };
             match answer(&known, Source::File("-".into()), question) {
                 Ok(answer) => {
                     assert!(!text::render(&answer).is_empty());
