@@ -85,12 +85,14 @@ impl Way<'_> {
         self.notes.push(text.into());
     }
 
-    fn uplinks(&mut self, direction: Direction, ends: Ends) -> &mut Step {
+    fn uplinks(&mut self) -> Vec<u32> {
+        const NONE: &str =
+            "no interface of this node leads off it: what is elsewhere is not seen here";
         let uplinks = self.known.uplinks();
-        if uplinks.is_empty() {
-            self.note("no interface of this node leads off it: what is elsewhere is not seen here");
+        if uplinks.is_empty() && !self.notes.iter().any(|note| note == NONE) {
+            self.note(NONE);
         }
-        self.step(uplinks, direction, ends)
+        uplinks
     }
 
     /// Where the source's packet is first seen.
@@ -101,7 +103,8 @@ impl Way<'_> {
                 self.step(links.clone(), Direction::In, ends);
             }
             Place::Elsewhere => {
-                self.uplinks(Direction::In, ends);
+                let uplinks = self.uplinks();
+                self.step(uplinks, Direction::In, ends);
             }
         }
     }
@@ -111,7 +114,7 @@ impl Way<'_> {
         let links = match place {
             Place::Own => return,
             Place::Behind(links) => links.clone(),
-            Place::Elsewhere => self.known.uplinks(),
+            Place::Elsewhere => self.uplinks(),
         };
         let snat = snat.filter(|node| node.address != ends.source.address);
         let plain = self.step(links.clone(), Direction::Out, ends);
@@ -220,7 +223,8 @@ fn to_backend(
     let Some(backend) = backend else {
         let address = nobody(ends.source.address.is_ipv6());
         let ends = Ends { destination: End { address, port: None }, ..ends };
-        let step = way.uplinks(Direction::Out, ends);
+        let uplinks = way.uplinks();
+        let step = way.step(uplinks, Direction::Out, ends);
         step.at = Some("the backend's interface, or an uplink");
         way.note("which backend a connection gets is not known here: --backend ADDR:PORT shows the copies of one");
         return;

@@ -18,15 +18,13 @@ use serde::{Deserialize, Serialize};
 use crate::bpf::Program;
 use crate::classify::{Classifier, Election, OwnFlow, Policy};
 use crate::config::Config;
-use crate::net::{self, Role, View};
+use crate::net::{self, Role, SHARED_SLOT, View};
 use crate::rpcap::BpfInsn;
 
 /// The number of this form; another one means other fields.
 pub const FORMAT: u32 = 1;
 /// The most bytes of a state that are read: that of 100,000 interfaces is smaller.
 pub const MAX_BYTES: u64 = 64 << 20;
-/// No tap numbers its interfaces higher; the table's points are made of these numbers.
-const MAX_SLOT: u16 = 2048;
 
 /// Why a text is no state.
 #[derive(Debug, thiserror::Error)]
@@ -218,7 +216,8 @@ impl State {
 
     fn check(&self) -> Result<(), StateError> {
         for link in &self.network.links {
-            if link.slot > MAX_SLOT {
+            // The table's points are made of these numbers.
+            if link.slot > SHARED_SLOT {
                 let LinkState { name, slot, .. } = link;
                 return Err(StateError::Value(format!("interface {name} has number {slot}")));
             }
