@@ -71,9 +71,9 @@ pub struct Args {
 
 /// What follows the options in the help.
 pub const AFTER_HELP: &str = "\
-Which tap: the one that runs in this network namespace (its --state-socket); or --socket NAME; or a saved
---state FILE; or, if none runs or one of the tap's flags is given here, a tap with these flags on this
-machine as it is now.
+Which tap: the one that runs in this network namespace (its --state-socket); or --socket NAME; or a \
+saved --state FILE; or, if none runs or one of the tap's flags is given here, a tap with these flags \
+on this machine as it is now.
 
 Examples:
   podtap explain 10.0.1.7

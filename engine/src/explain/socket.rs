@@ -233,3 +233,17 @@ pub fn ask(name: &str) -> Result<State, AskError> {
         Ok(_) => State::parse(&json).map_err(|cause| AskError::State { name: named(), cause }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::may_ask;
+
+    #[test]
+    fn root_and_the_taps_own_user_may_ask_and_nobody_else() {
+        for (peer, own, expected) in
+            [(0, 0, true), (0, 1000, true), (1000, 1000, true), (1000, 0, false), (1, 1000, false)]
+        {
+            assert_eq!(may_ask(peer, own), expected, "{peer} asks {own}");
+        }
+    }
+}

@@ -294,6 +294,26 @@ fn an_interface_that_is_left_out_is_named_with_the_flag() {
 }
 
 #[test]
+fn where_nothing_leads_off_the_node_it_is_said() {
+    let node = Node::default().link("eni1", "veth", Role::Pod, &[], &["10.0.1.101/32"]);
+    golden("no-uplink.txt", &node.state(&FLAGS), &["10.0.1.101:40000 tcp 10.0.2.7:8080"]);
+}
+
+#[test]
+fn an_answer_s_lines_are_aligned_and_end_plainly() {
+    let said = ask(&vpc_cni().state(&FLAGS), "10.0.1.101:40000 tcp 10.0.2.7:8080").unwrap();
+    for line in said.lines() {
+        assert_eq!(line.trim_end(), line, "{line:?}");
+    }
+    let column = |label: &str| {
+        let line = said.lines().find(|line| line.starts_with(label)).unwrap();
+        label.len() + line[label.len()..].find(|c| c != ' ').unwrap()
+    };
+    assert_eq!(column("state"), column("10.0.1.101"));
+    assert_eq!(column("state"), column("10.0.2.7"));
+}
+
+#[test]
 fn wrong_questions_say_what_would_be_right() {
     let state = vpc_cni().state(&FLAGS);
     for (words, expected) in [
