@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::classify::Election;
 use crate::frame::Direction;
 use crate::net::{Link, Role};
 
@@ -17,7 +16,7 @@ use super::ExplainError;
 use super::capture::{self, FrameFacts};
 use super::craft::{End, Ends, Protocol};
 use super::judge::{self, Copy, RULES, Way};
-use super::known::{AddressFacts, Known, Place, is_tunnel, nobody, role_name};
+use super::known::{AddressFacts, Known, Place, election_name, is_tunnel, nobody, role_name};
 use super::path::{self, Step};
 use super::question::Question;
 
@@ -104,11 +103,7 @@ pub(super) fn answer(
     }
     let named: Vec<u8> = body.copies().filter_map(|copy| copy.rule).collect();
     let rules = RULES.into_iter().filter(|(rule, _)| named.contains(rule)).collect();
-    let election = match known.policy.election {
-        Election::Source => "source",
-        Election::Ports => "ports",
-        Election::None => "none",
-    };
+    let election = election_name(known.policy.election);
     let (version, pid) = (known.state.version.clone(), known.state.pid);
     Ok(Answer { state: About { from, version, pid, election }, body, rules, notes })
 }

@@ -246,52 +246,65 @@ fn is_plain(seen: &Seen<'_>) -> bool {
 /// What is said of the copy `at` among all of them.
 fn say(known: &Known, all: &[Seen<'_>], at: usize, protocol: Protocol, way: Way) -> Said {
     let seen = &all[at];
-    let branch = seen.step.branch;
     match seen.judged.map(|scope| scope.candidate) {
         Err(reason) => not_ours(known, seen, reason),
         Ok(_) if known.policy.election == Election::Ports => Said::reported(
             None,
             "the reference's filter takes it (--election ports: no rule of podtap's)",
         ),
-        Ok(None) => match earlier(all, at) {
-            Some(index) => Said::dropped(
-                DropReason::Duplicate,
-                3,
-                format!("the same packet as copy {}", index + 1),
-            ),
-            None => plain(known, all, seen, branch),
-        },
+        Ok(None) => plain(known, all, at),
         Ok(Some(candidate)) => held(known, candidate, twins(all, at, candidate), protocol, way),
     }
 }
 
-/// The copy before `at` that makes it a duplicate.
-fn earlier(all: &[Seen<'_>], at: usize) -> Option<usize> {
-    let seen = &all[at];
-    all[..at].iter().position(|other| {
-        is_plain(other) && other.ends == seen.ends && other.step.branch.meets(seen.step.branch)
-    })
+/// The copy before `at` that makes it a duplicate, for a packet that goes by this branch.
+fn earlier(all: &[Seen<'_>], at: usize, branch: Branch) -> Option<usize> {
+    let ends = all[at].ends;
+    all[..at]
+        .iter()
+        .position(|other| is_plain(other) && other.ends == ends && other.step.branch.meets(branch))
+}
+
+/// A plain copy: the first of its packet, or not, or that depends on the branch.
+fn plain(known: &Known, all: &[Seen<'_>], at: usize) -> Said {
+    let branches = match all[at].step.branch {
+        Branch::Any => [Branch::Plain, Branch::Snat],
+        one => [one; 2],
+    };
+    match branches.map(|branch| earlier(all, at, branch)) {
+        [None, None] => first(known, all, &all[at], all[at].step.branch),
+        [Some(index), None] => Said::reported(
+            6,
+            format!("if the node masquerades; if not, a duplicate of copy {}", index + 1),
+        ),
+        [_, Some(index)] => Said::dropped(
+            DropReason::Duplicate,
+            3,
+            format!("the same packet as copy {}", index + 1),
+        ),
+    }
 }
 
 /// The copies that take a candidate's place, as they are called; `None` if none is seen here.
 fn twins(all: &[Seen<'_>], at: usize, candidate: Candidate) -> Option<String> {
+    let branch = all[at].step.branch;
     let is_twin = |index: &usize| {
         let other = &all[*index];
         // What carries the node's address for a service's may be the best copy there is.
         let is_snat = other.step.branch == Branch::Snat && is_service(candidate);
         let counts = match other.judged.map(|scope| scope.candidate) {
-            Ok(None) => is_plain(other) && earlier(all, *index).is_none(),
+            Ok(None) => is_plain(other) && earlier(all, *index, branch).is_none(),
             Ok(Some(Candidate::Node { .. })) => is_snat,
             _ => false,
         };
-        *index != at && counts && other.step.branch.meets(all[at].step.branch)
+        *index != at && counts && other.step.branch.meets(branch)
     };
     let numbers: Vec<String> =
         (0..all.len()).filter(is_twin).map(|index| (index + 1).to_string()).collect();
     (!numbers.is_empty()).then(|| format!("copy {}", numbers.join(" or ")))
 }
 
-fn plain(known: &Known, all: &[Seen<'_>], seen: &Seen<'_>, branch: Branch) -> Said {
+fn first(known: &Known, all: &[Seen<'_>], seen: &Seen<'_>, branch: Branch) -> Said {
     let is_after_service = all.iter().any(|other| {
         let candidate = other.judged.ok().and_then(|scope| scope.candidate);
         candidate.is_some_and(is_service) && other.step.branch.meets(branch)

@@ -88,6 +88,14 @@ pub(super) fn role_name(role: Role) -> &'static str {
     }
 }
 
+pub(super) fn election_name(election: Election) -> &'static str {
+    match election {
+        Election::Source => "source",
+        Election::Ports => "ports",
+        Election::None => "none",
+    }
+}
+
 /// Kinds of devices at whose frames' place there is another packet on the wire.
 const TUNNELS: [&str; 8] =
     ["vxlan", "geneve", "ipip", "sit", "ip6tnl", "gretap", "ip6gretap", "wireguard"];
@@ -231,7 +239,8 @@ impl Known {
             _ => match (covered, tapped_by, untapped_by) {
                 (true, Some(net), _) if self.policy.election != Election::Source => {
                     let (net, flag) = (listed(net, "tapped-net"), self.state.named("election"));
-                    format!("in {net}, which {flag} does not ask for; not local here")
+                    let election = election_name(self.policy.election);
+                    format!("in {net}, which {flag} {election} does not ask for; not local here")
                 }
                 (true, Some(net), _) => {
                     let net = listed(net, "tapped-net");

@@ -125,6 +125,20 @@ impl Way<'_> {
         (other.branch, other.when) = (Branch::Snat, Some(IF_SNAT));
     }
 
+    /// Between two pods of the node, with strict security groups: off the node and back.
+    fn branches(&mut self, source: &Place, destination: &Place, ends: Ends) {
+        let (Place::Behind(_), Place::Behind(_)) = (source, destination) else { return };
+        let is_branch = |i: &u32| self.known.link(*i).is_some_and(|link| link.kind == "vlan");
+        let branches: Vec<u32> = self.known.uplinks().into_iter().filter(is_branch).collect();
+        if branches.is_empty() {
+            return;
+        }
+        for direction in [Direction::Out, Direction::In] {
+            self.step(branches.clone(), direction, ends).when =
+                Some("if its security groups send it off the node and back");
+        }
+    }
+
     /// A bridge's port sees what the bridge sees.
     fn note_bridges(&mut self) {
         let mut bridges: Vec<String> = Vec::new();
@@ -196,6 +210,7 @@ pub(super) fn find(known: &Known, ends: Ends, protocol: Protocol, backend: Optio
             way.note("both ends are the node itself: its packets stay on lo, which is not tapped");
         } else {
             way.enter(&from, ends);
+            way.branches(&from, &to, ends);
             // Packets to other nodes' pods are hardly masqueraded; to what is no node's, often.
             let may_masquerade = matches!(from, Place::Behind(_))
                 && to == Place::Elsewhere
