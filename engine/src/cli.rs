@@ -12,12 +12,13 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use crate::classify::Election;
-use crate::config::{Config, ConfigError, Settings};
+use crate::config::{Config, ConfigError, SETTINGS, Settings};
 use crate::supervisor::{self, Machine};
-use crate::{replay, rpcapd, sensor};
+use crate::{explain, replay, rpcapd, sensor};
 
 /// Something was asked that cannot be done: exit code 2.
 const WRONG_INPUT: u8 = 2;
@@ -37,6 +38,11 @@ fn command() -> Command {
         .about("Receive from taps, and write what they report as pcapng");
     let replay = replay::Args::augment_args(Settings::declare(Command::new("replay")))
         .about("Send capture files through the tap's pipeline, to a file or a sensor");
+    let explain = explain::Args::augment_args(Command::new("explain"))
+        .next_help_heading("A tap with these flags, as if it ran on this machine");
+    let explain = Settings::declare(explain)
+        .about("Say why a packet is reported or not, and by whom: for an address, a flow, an interface, a frame of a file")
+        .after_help(explain::AFTER_HELP);
     // Only for the help: its arguments are not read by clap.
     let rpcapd = Command::new("rpcapd")
         .about(
@@ -54,6 +60,7 @@ fn command() -> Command {
         .subcommand(Settings::declare(check).arg(print_config()))
         .subcommand(sensor)
         .subcommand(replay)
+        .subcommand(explain)
         .subcommand(rpcapd)
 }
 
@@ -82,11 +89,13 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(code).unwrap_or(WRONG_INPUT));
         }
     };
-    init_logging("info");
+    // Who asks wants the answer alone.
+    init_logging(if matches.subcommand_name() == Some("explain") { "warn" } else { "info" });
     match matches.subcommand() {
         Some(("run", args)) => finish(run(args)),
         Some(("check", args)) => finish(check(args)),
         Some(("sensor", args)) => finish(run_sensor(args)),
+        Some(("explain", args)) => finish(run_explain(args)),
         Some(("replay", args)) => finish(run_replay(args)),
         _ => unreachable!("clap requires one of the subcommands"),
     }
@@ -201,6 +210,24 @@ fn run_replay(args: &ArgMatches) -> Result<(), Failure> {
     let args = replay::Args::from_arg_matches(args).map_err(input)?;
     match replay::run(&args, &config) {
         Ok(()) => Ok(()),
+        Err(error) if error.is_input() => Err(input(error)),
+        Err(error) => Err(Failure::Running(Box::new(error))),
+    }
+}
+
+fn run_explain(args: &ArgMatches) -> Result<(), Failure> {
+    let config = Config::new(&settings(args).map_err(input)?).map_err(input)?;
+    let has_flags = SETTINGS.iter().any(|setting| {
+        // Where to ask is no flag of the tap's that answers.
+        setting.flag != "state-socket"
+            && args.value_source(setting.flag) == Some(ValueSource::CommandLine)
+    });
+    let args = explain::Args::from_arg_matches(args).map_err(input)?;
+    match explain::run(&args, &config, has_flags) {
+        Ok(text) => {
+            print(&text);
+            Ok(())
+        }
         Err(error) if error.is_input() => Err(input(error)),
         Err(error) => Err(Failure::Running(Box::new(error))),
     }

@@ -22,6 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod dedup;
+pub mod explain;
 pub mod frame;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

@@ -24,6 +24,7 @@ use crate::classify::Election;
 use crate::config::Config;
 use crate::control::{self, Control, NullAuth, OwnFlows, SensorAddresses};
 use crate::dedup::{Fingerprinter, Table};
+use crate::explain::socket;
 use crate::net::{Counters, InterfaceSelection, Monitor, RoleOverrides, View};
 use crate::pipeline::Pipeline;
 use crate::rpcap::Stats;
@@ -235,6 +236,7 @@ struct Tap {
     control: Control,
     _monitor: Monitor,
     _metrics: Option<Server>,
+    _state: Option<socket::Server>,
     stats: Vec<Arc<WorkerStats>>,
     sessions: Arc<Sessions>,
     rules: Rules,
@@ -293,6 +295,7 @@ impl Tap {
         let metrics = metrics
             .transpose()
             .map_err(|error| refused(config, "metrics", crate::error_chain(&error)))?;
+        let state = serve_state(config, &rules);
         tracing::info!(
             workers = count,
             ring_bytes = geometry.ring_bytes(),
@@ -306,6 +309,7 @@ impl Tap {
             control,
             _monitor: monitor,
             _metrics: metrics,
+            _state: state,
             stats,
             sessions,
             rules,
@@ -342,6 +346,19 @@ impl Tap {
             tracing::warn!("the control connections were not closed in time");
         }
         tracing::info!("counted {}", account(&stats, &sessions.sensors()));
+    }
+}
+
+/// For `podtap explain`; a tap that cannot be asked taps all the same.
+fn serve_state(config: &Config, rules: &Rules) -> Option<socket::Server> {
+    let name = config.state_socket.as_deref()?;
+    let (told, rules) = (config.clone(), rules.clone());
+    match socket::Server::start(name, move || rules.state(&told)) {
+        Ok(server) => Some(server),
+        Err(error) => {
+            tracing::warn!("`podtap explain` cannot ask this tap: {error}");
+            None
+        }
     }
 }
 

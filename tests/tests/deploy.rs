@@ -59,6 +59,7 @@ mod tests {
         "--allow-promisc",
         "--sessions-per-sensor",
         "--balance-settle-ms",
+        "--state-socket",
         "--metrics",
         "--print-config",
     ];

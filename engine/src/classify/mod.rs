@@ -16,6 +16,7 @@ mod filter;
 mod icmp;
 mod own;
 mod ports;
+mod why;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -32,6 +33,7 @@ use crate::wire::{Address, Headers, Network, PrefixSet, be16, ethertype, protoco
 
 pub use candidate::Candidate;
 pub use own::OwnFlow;
+pub use why::Standing;
 
 /// Who reports a packet that several nodes or points see.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use settings::{Origin, SETTINGS, Setting, Settings};
-pub use values::parse_bytes;
+pub use values::{parse_bytes, socket_name};
 
 use crate::bpf::Program;
 use crate::classify::{Election, Policy};
@@ -101,6 +101,10 @@ pub struct Config {
     pub block_timeout_ms: u32,
     /// `--metrics`.
     pub metrics: Option<SocketAddr>,
+    /// `--filter` as it was written; `policy` has the program.
+    pub filter: String,
+    /// `--state-socket`: the abstract name, without the `@`; `None` for none.
+    pub state_socket: Option<String>,
     /// How to call each flag.
     names: Vec<(&'static str, String)>,
 }
@@ -176,6 +180,8 @@ impl Config {
         })?;
         Ok(Self {
             names: settings.names(),
+            filter: settings.text("filter").to_owned(),
+            state_socket: with("state-socket").parse(values::socket_name)?,
             interfaces,
             sensors,
             is_ipv4_only: false,

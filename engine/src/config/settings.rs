@@ -231,6 +231,12 @@ pub const SETTINGS: &[Setting] = &[
         "1",
         "How long the kernel keeps a partly filled block (tp_retire_blk_tov), milliseconds",
     ),
+    setting(
+        "state-socket",
+        "NAME",
+        "@podtap",
+        "Local socket (abstract, of this network namespace) at which root and the tap's own user may ask for its state by `podtap explain`; none for none",
+    ),
     setting("metrics", "ADDR:PORT", "", "Serve /metrics, /livez and /readyz here"),
 ];
 

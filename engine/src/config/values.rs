@@ -51,6 +51,28 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).ok_or_else(refusal)
 }
 
+/// Longest name of an abstract socket, less than the kernel's 107 for an even number to say.
+const MAX_SOCKET_NAME: usize = 100;
+
+/// The name of an abstract socket, with the usual `@` or without; `None` for `none`.
+///
+/// # Errors
+///
+/// What was written, if no socket should be called that.
+pub fn socket_name(text: &str) -> Result<Option<String>, String> {
+    let name = text.strip_prefix('@').unwrap_or(text);
+    if text == "none" {
+        return Ok(None);
+    }
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'@' && byte != b'/');
+    match is_plain && (1..=MAX_SOCKET_NAME).contains(&name.len()) {
+        true => Ok(Some(name.to_owned())),
+        false => Err(format!(
+            "{text:?} is no name for a socket: 1 to {MAX_SOCKET_NAME} letters, digits and signs, as in @podtap, or none"
+        )),
+    }
+}
+
 /// A list of prefixes; an address alone is one of full length.
 pub(super) fn prefixes(text: &str) -> Result<Vec<IpNet>, String> {
     list(text).map(prefix).collect()
@@ -83,6 +105,17 @@ mod tests {
         }
         for text in ["", "K", "-1", "1.5M", "1T", "99999999999999999999", "99999999999G"] {
             parse_bytes(text).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn sockets_have_plain_names() {
+        for text in ["podtap", "@podtap"] {
+            assert_eq!(socket_name(text), Ok(Some("podtap".into())));
+        }
+        assert_eq!(socket_name("none"), Ok(None));
+        for text in ["", "@", "/run/podtap.sock", "a b", "@@x", "\0x", &"x".repeat(101)] {
+            socket_name(text).unwrap_err();
         }
     }
 

@@ -10,6 +10,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::classify::{Classifier, OwnFlow, Policy};
+use crate::config::Config;
+use crate::explain::state::State;
 use crate::net::View;
 use crate::shared::Shared;
 use crate::sys::Waker;
@@ -55,6 +57,18 @@ impl Rules {
         for waker in wakers {
             waker.wake();
         }
+    }
+}
+
+impl Rules {
+    /// All that decides, for who asks; `config` is the one that the tap started with.
+    pub(super) fn state(&self, config: &Config) -> State {
+        let inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
+        let (policy, view) = (inputs.policy.clone(), Arc::clone(&inputs.view));
+        let (sensors, flows) = (inputs.sensors.clone(), inputs.flows.clone());
+        // The state is made without the lock, which control and netlink wait for.
+        drop(inputs);
+        State::new(config, &policy, &view, &sensors).running(flows.into_keys())
     }
 }
 

@@ -29,13 +29,13 @@ use std::collections::BinaryHeap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::link::{ETHERNET_HEADER, Link};
 use self::reader::{Head, Reader};
 use super::{Batch, Source, SourceStats};
-use crate::frame::{Frame, Offload, Point};
+use crate::frame::{Direction, Frame, Offload, Point};
 use crate::rpcap::BpfInsn;
 
 /// Frames per batch, as many as a ring's block commonly holds.
@@ -104,6 +104,16 @@ pub enum FileError {
         record: u64,
         /// What is wrong with it.
         what: &'static str,
+    },
+    /// It has fewer frames than that.
+    #[error("{} has {count} frames, so none of number {number}", path.display())]
+    Past {
+        /// The file.
+        path: PathBuf,
+        /// The frame that was asked for.
+        number: u64,
+        /// Its frames.
+        count: u64,
     },
 }
 
@@ -212,6 +222,53 @@ impl FileSource {
             }
         }
     }
+}
+
+/// One frame out of a file, for who looks at that one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picked {
+    /// Its bytes, as Ethernet; none if they cannot be made that.
+    pub data: Option<Vec<u8>>,
+    /// Length before any cut.
+    pub wire_len: u32,
+    /// Nanoseconds since the epoch.
+    pub timestamp_ns: u64,
+    /// If the file tells.
+    pub direction: Option<Direction>,
+}
+
+/// The frame of that number, counted from 1 as other tools do.
+///
+/// # Errors
+///
+/// The file cannot be read that far; [`FileError::Past`] if it has fewer frames.
+pub fn pick(path: &Path, number: u64) -> Result<Picked, FileError> {
+    let file = File::open(path).map_err(|cause| FileError::Read { path: path.into(), cause })?;
+    let mut reader = Reader::open(path, file)?;
+    let mut count = 0;
+    while let Some(head) = reader.advance()? {
+        count += 1;
+        if count < number {
+            continue;
+        }
+        // Two guesses: a direction that does not follow them is the file's own.
+        let guessed = |direction| {
+            let mut bytes = Vec::new();
+            let point = Point { ifindex: 0, direction };
+            let meta = append(&mut bytes, &head, reader.bytes(&head), point)?;
+            Some((bytes, meta))
+        };
+        let (Some((data, meta)), Some((_, other))) =
+            (guessed(Direction::In), guessed(Direction::Out))
+        else {
+            let Head { wire_len, timestamp_ns, direction, .. } = head;
+            return Ok(Picked { data: None, wire_len, timestamp_ns, direction });
+        };
+        let Meta { wire_len, timestamp_ns, point, .. } = meta;
+        let direction = (point == other.point).then_some(point.direction);
+        return Ok(Picked { data: Some(data), wire_len, timestamp_ns, direction });
+    }
+    Err(FileError::Past { path: path.into(), number, count })
 }
 
 /// Puts the packet, as Ethernet, behind `bytes`; `None` if it cannot be made Ethernet.
