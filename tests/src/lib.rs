@@ -14,6 +14,7 @@
 pub mod balance;
 pub mod compare;
 pub mod lab;
+pub mod oracle;
 pub mod rpcap_spec;
 pub mod scenario;
 pub mod tap;
