@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use crate::classify::Classifier;
-use crate::dedup::{Fingerprinter, Outcome, Table};
+use crate::dedup::{Fingerprinter, Outcome, Table, Translated};
 use crate::frame::Frame;
 use crate::segment::Cutter;
 use crate::stats::DropReason;
@@ -60,8 +60,12 @@ impl Pipeline {
             let verdict = classifier.narrow(scope, packet).and_then(|scope| {
                 let (header, rest) = packet.data.split_at(headers.payload);
                 let payload = &rest[..headers.end - headers.payload];
-                let key = fingerprinter.key(headers, header, payload, scope.translated);
-                match table.observe(key, scope.point, packet.timestamp_ns) {
+                let key = fingerprinter.key(headers, header, payload);
+                let (ends, point, now) = (scope.translated, scope.point, packet.timestamp_ns);
+                if ends != Translated::default() && table.find_twin(key, ends, point, now) {
+                    return Err(DropReason::Duplicate);
+                }
+                match table.observe(key, point, now) {
                     Outcome::Fresh { evicted } => {
                         notes.evicted += u64::from(evicted);
                         Ok(())

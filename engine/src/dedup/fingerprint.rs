@@ -6,10 +6,13 @@
 //! ignored:  link header, VLAN tag, TTL, IP and L4 checksum, ECN, link padding
 //! ```
 //!
-//! Ports and addresses are not hashed, since translation changes one end on the way. Two frames
-//! are the same when hash and ends agree, where an end that the node has put its own address in
-//! (SNAT at an uplink) agrees with any other. The spec's "at least one end equal" is narrowed so:
-//! otherwise equal heartbeats of two pods to one server would silence each other.
+//! Ports and addresses are not hashed, since translation changes one end on the way, or both. Two
+//! frames are the same when hash and both ends agree; who knows that an end was put there by a
+//! translation asks for a twin that agrees in the other ([`Table::find_twin`]). The spec's "at least
+//! one end equal" is narrowed so: otherwise equal heartbeats of two pods to one server would silence
+//! each other.
+//!
+//! [`Table::find_twin`]: super::Table::find_twin
 //!
 //! Frames that are not IP are hashed whole, link header included: bridges leave it alone.
 
@@ -17,12 +20,12 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::wire::{Address, Fragment, Headers, Network, protocol};
 
-/// Which end of a frame may have been replaced by the node's own address on the way.
+/// Which ends of a frame may be a translation's, and are ignored in the search for its twin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Translated {
-    /// The source: it leaves by an uplink with the node's address.
+    /// The source.
     pub source: bool,
-    /// The destination: it arrives at an uplink for the node's address.
+    /// The destination.
     pub destination: bool,
 }
 
@@ -33,7 +36,7 @@ const END_MASK: u64 = (1 << END_BITS) - 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     hash: u64,
-    /// Source and destination, 10 bits each; 0 = agrees with any.
+    /// Source and destination, 10 bits each, never 0.
     ends: u64,
 }
 
@@ -54,22 +57,17 @@ impl Key {
     }
 }
 
-/// True if a slot with this id holds the key's packet.
-pub(super) fn ends_match(id: u64, key: Key) -> bool {
+/// How many ends of the id's packet are those of the key, if it may be the key's twin: the hash is
+/// the same and the ends that are not ignored agree.
+pub(super) fn twin_ends(id: u64, key: Key, ignored: Translated) -> Option<u32> {
     let differs = id ^ key.id();
-    if differs == 0 {
-        return true;
-    }
     if differs >> (2 * END_BITS) != 0 {
-        return false;
+        return None;
     }
-    let agrees = |shift: u32| {
-        let (a, b) = (id >> shift & END_MASK, key.ends >> shift & END_MASK);
-        (a == b, a == b || a == 0 || b == 0)
-    };
-    let (source, source_may) = agrees(END_BITS);
-    let (destination, destination_may) = agrees(0);
-    (source && destination_may) || (destination && source_may)
+    let source = differs >> END_BITS & END_MASK == 0;
+    let destination = differs & END_MASK == 0;
+    ((source || ignored.source) && (destination || ignored.destination))
+        .then_some(u32::from(source) + u32::from(destination))
 }
 
 /// Makes keys; the seed is this process's own, so that nobody can aim a collision.
@@ -104,13 +102,7 @@ impl Fingerprinter {
     /// The key of a frame, or of a segment of it: `header` is the frame from its first byte to
     /// `headers.payload`, `payload` what follows, both without link padding.
     #[must_use]
-    pub fn key(
-        &self,
-        headers: &Headers,
-        header: &[u8],
-        payload: &[u8],
-        translated: Translated,
-    ) -> Key {
+    pub fn key(&self, headers: &Headers, header: &[u8], payload: &[u8]) -> Key {
         if headers.network == Network::Other {
             let hash = xxh3_64_with_seed(payload, xxh3_64_with_seed(header, self.seed));
             return Key { hash, ends: 1 << END_BITS | 1 };
@@ -120,12 +112,8 @@ impl Fingerprinter {
         let (source_port, destination_port) = gather_transport(&mut fields, headers, header);
         let seed = xxh3_64_with_seed(&fields.bytes[..fields.len], self.seed);
         let hash = xxh3_64_with_seed(payload, seed);
-        let end = |address: Address, port: u16, translated: bool| match translated {
-            true => 0,
-            false => self.end(address, port),
-        };
-        let source = end(headers.source, source_port, translated.source);
-        let destination = end(headers.destination, destination_port, translated.destination);
+        let source = self.end(headers.source, source_port);
+        let destination = self.end(headers.destination, destination_port);
         Key { hash, ends: source << END_BITS | destination }
     }
 
@@ -218,13 +206,9 @@ mod tests {
     }
 
     fn key(data: &[u8]) -> Key {
-        key_of(data, Translated::default())
-    }
-
-    fn key_of(data: &[u8], translated: Translated) -> Key {
         let headers = Headers::parse(data);
         let (header, payload) = data[..headers.end].split_at(headers.payload);
-        Fingerprinter::new(7).key(&headers, header, payload, translated)
+        Fingerprinter::new(7).key(&headers, header, payload)
     }
 
     #[test]
@@ -271,21 +255,24 @@ mod tests {
             let other = key(&changed);
             assert_eq!(other.hash, original.hash);
             assert_ne!(other.ends, original.ends, "byte {at}");
-            assert!(!ends_match(original.id(), other));
+            assert_eq!(twin_ends(original.id(), other, Translated::default()), None);
         }
     }
 
     #[test]
-    fn a_translated_end_agrees_with_any_but_not_both() {
+    fn an_ignored_end_agrees_with_any_and_the_other_must_be_equal() {
         let original = key(&tcp());
         let mut snat = tcp();
         snat[29] = 9;
         snat[35] = 9;
-        let source = Translated { source: true, destination: false };
-        assert!(ends_match(original.id(), key_of(&snat, source)));
-        assert!(ends_match(key_of(&snat, source).id(), original), "in either order");
+        let [source, both] =
+            [false, true].map(|destination| Translated { source: true, destination });
+        assert_eq!(twin_ends(original.id(), key(&snat), source), Some(1));
+        assert_eq!(twin_ends(key(&snat).id(), original, source), Some(1), "in either order");
+        assert_eq!(twin_ends(original.id(), original, source), Some(2));
         snat[33] = 9;
-        assert!(!ends_match(original.id(), key_of(&snat, source)), "no end is equal");
+        assert_eq!(twin_ends(original.id(), key(&snat), source), None);
+        assert_eq!(twin_ends(original.id(), key(&snat), both), Some(0));
     }
 
     #[test]

@@ -77,6 +77,17 @@ impl State {
         Sighting::Duplicate(Self(self.0 | (place(point, deficit) << at)))
     }
 
+    /// Whether this packet, reported so often, may be what a translated copy at `point` is a copy
+    /// of: it was reported more often than copies were seen there.
+    pub(super) fn see_copy(self, point: u16) -> Option<Self> {
+        match self.see(point) {
+            Sighting::Duplicate(next) => Some(next),
+            // Of more than the counts can tell apart, or of a packet that is at many points.
+            Sighting::Fresh(_) => (self.reports() == MAX_REPORTS).then_some(self),
+            Sighting::Overflow => Some(self),
+        }
+    }
+
     fn report_from(self, point: u16) -> Self {
         let mut next = self.0;
         if self.reports() < MAX_REPORTS {

@@ -18,7 +18,7 @@
 //! the same bucket, seen at another point within the window: 4 slots * 2^-44 a look-up at most,
 //! even where the ends agree anyway (one bulk flow). That is one packet in 4 * 10^12.
 
-use super::fingerprint::{Key, ends_match};
+use super::fingerprint::{Key, Translated, twin_ends};
 use super::state::{CHECK_BITS, POINT_BITS, Sighting, State};
 use super::sync::{AtomicU32, AtomicU64, AtomicU128, Ordering};
 
@@ -131,6 +131,53 @@ impl Table {
         Outcome::Fresh { evicted: false }
     }
 
+    /// Whether a packet is known that `key` is a copy of at `point`, with ends that a translation
+    /// changed `ignored`: one of the same hash, whose other ends agree, and that was reported more
+    /// often than copies of it were seen at this point. If so, this is one more; if not, nothing
+    /// changes, and the same may be asked again.
+    pub fn find_twin(&self, key: Key, ignored: Translated, point: u16, now_ns: u64) -> bool {
+        if point == 0 || u32::from(point) >> POINT_BITS != 0 {
+            return false;
+        }
+        let now = u32::try_from((now_ns / self.tick_ns) & 0xffff_ffff).expect("masked");
+        let bucket = self.bucket(key.hash());
+        for _ in 0..ATTEMPTS {
+            if let Some(is_found) = Self::try_find(bucket, key, ignored, point, now) {
+                return is_found;
+            }
+        }
+        false
+    }
+
+    /// `None` when another worker changed the slot between look and compare-exchange.
+    fn try_find(
+        bucket: &Bucket,
+        key: Key,
+        ignored: Translated,
+        point: u16,
+        now: u32,
+    ) -> Option<bool> {
+        let mut best: Option<(&Slot, State, State, u32)> = None;
+        for slot in &bucket.0 {
+            // ORDER: Acquire, as in `try_observe`.
+            let id = slot.id.load(Ordering::Acquire);
+            let Some(ends) = twin_ends(id, key, ignored).filter(|_| id != 0) else { continue };
+            let old = State(slot.state.load(Ordering::Acquire));
+            let age = now.wrapping_sub(slot.time.load(Ordering::Relaxed));
+            if old.check() != check(key) || !is_live(age) {
+                continue;
+            }
+            let Some(new) = old.see_copy(point) else { continue };
+            if best.is_none_or(|(_, _, _, most)| ends > most) {
+                best = Some((slot, old, new, ends));
+            }
+        }
+        let Some((slot, old, new, _)) = best else { return Some(false) };
+        Self::exchange(slot, old, new)?;
+        slot.time.store(now, Ordering::Relaxed);
+        Some(true)
+    }
+
     /// `None` when another worker changed the slot between look and compare-exchange.
     fn try_observe(bucket: &Bucket, key: Key, point: u16, now: u32) -> Option<Outcome> {
         // The slot to take if the packet is not there: never used, else stale, else the oldest.
@@ -141,7 +188,7 @@ impl Table {
             let id = slot.id.load(Ordering::Acquire);
             // Relaxed: an age that is a moment late moves the window by that moment.
             let age = now.wrapping_sub(slot.time.load(Ordering::Relaxed));
-            if id != 0 && ends_match(id, key) {
+            if id != 0 && id == key.id() {
                 return Self::see(slot, key, point, now, is_live(age));
             }
             // Older is better; an unused slot is older than all.
@@ -270,14 +317,26 @@ mod tests {
         assert_eq!(table.observe(key, 2, 10 * WINDOW - WINDOW / 2), Outcome::Duplicate);
     }
 
+    const SOURCE: Translated = Translated { source: true, destination: false };
+    const BOTH: Translated = Translated { source: true, destination: true };
+
     #[test]
-    fn one_equal_end_is_a_copy_only_where_the_other_was_translated() {
+    fn one_equal_end_is_a_copy_only_where_the_other_is_ignored() {
         let table = table();
-        let pod = Key::for_test(1, 5, 6);
+        let (pod, node) = (Key::for_test(1, 5, 6), Key::for_test(1, 9, 6));
+        assert!(!table.find_twin(node, SOURCE, 3, 0), "before its twin");
         assert_eq!(table.observe(pod, 1, 0), FRESH);
         assert_eq!(table.observe(Key::for_test(1, 7, 6), 2, 0), FRESH, "another pod's heartbeat");
-        assert_eq!(table.observe(Key::for_test(1, 0, 6), 3, 0), Outcome::Duplicate, "SNAT of one");
-        assert_eq!(table.observe(Key::for_test(1, 0, 9), 3, 0), FRESH, "no end in common");
+        assert!(!table.find_twin(Key::for_test(1, 9, 8), SOURCE, 3, 0), "the other end differs");
+        assert!(!table.find_twin(Key::for_test(1, 5, 8), SOURCE, 3, 0), "the other end differs");
+        assert!(table.find_twin(Key::for_test(1, 9, 8), BOTH, 4, 0), "no end in common");
+        // One copy for each of the two that were reported, and not a third.
+        assert!(table.find_twin(node, SOURCE, 3, 0));
+        assert!(table.find_twin(node, SOURCE, 3, 0));
+        assert!(!table.find_twin(node, SOURCE, 3, 0));
+        assert!(!table.find_twin(node, SOURCE, 3, 0), "asking changed nothing");
+        assert!(!table.find_twin(node, SOURCE, 0, 0), "a point without number");
+        assert!(!table.find_twin(node, SOURCE, 5, 3 * WINDOW), "forgotten");
     }
 
     #[test]
