@@ -19,6 +19,9 @@ pub struct Limits {
     pub has_losses: bool,
     /// Equal packets of conversations of all kinds, so that some cannot be told apart by anything.
     pub has_equals_of_all_kinds: bool,
+    /// Packets of which no copy shows by its addresses that it is the better one: a port that was
+    /// drawn for a translated client like a NodePort, later fragments by a NodePort to another node.
+    pub has_doubtful_addresses: bool,
 }
 
 /// One number for each choice of a conversation.
@@ -39,7 +42,12 @@ fn node(may_miss: bool) -> impl Strategy<Value = NodePlan> {
     })
 }
 
-fn conversation(raw: Raw, number: u16, nodes: &[NodePlan]) -> (Conversation, Transport) {
+fn conversation(
+    raw: Raw,
+    number: u16,
+    nodes: &[NodePlan],
+    limits: Limits,
+) -> (Conversation, Transport) {
     let (kind, a, b, c, bits, transport) = raw;
     let node = |choice: u8| usize::from(choice) % nodes.len();
     let pod = |choice: u8| Pod { node: node(choice), index: usize::from(choice / 8) % PODS };
@@ -85,13 +93,16 @@ fn conversation(raw: Raw, number: u16, nodes: &[NodePlan]) -> (Conversation, Tra
         service: if flag(4) { 8000 + number } else { 53 },
         translated: match bits >> 5 & 3 {
             0 => 50_000 + number,
-            1 => 31_000 + number,
+            1 if limits.has_doubtful_addresses
+                || matches!(kind, Kind::PodOutside(..)) => 31_000 + number,
             _ => client,
         },
         node_port: 30_000 + number,
         second: flag(7),
         is_asymmetric: flag(8) && flag(9),
     };
+    let without = std::env::var("WITHOUT").unwrap_or_default();
+    let transport = if without.contains("echo") && transport % 8 == 5 { 0 } else if without.contains("sctp") && transport % 8 == 6 { 0 } else { transport };
     let transport = match transport % 8 {
         0..=2 => Transport::Tcp,
         3 | 4 => Transport::Udp,
@@ -107,7 +118,7 @@ fn load() -> impl Strategy<Value = Load> {
         5 => (6..60usize).prop_map(Load::Data),
         3 => Just(Load::Heartbeat),
         2 => (2..9usize).prop_map(Load::Bulk),
-        1 => (40..120usize, 2..6usize).prop_map(|(len, size)| Load::Fragments(len, size)),
+        1 => (60..200usize, 5..8usize).prop_map(|(len, size)| Load::Fragments(len, size)),
         1 => any::<bool>().prop_map(Load::Error),
     ]
 }
@@ -118,13 +129,13 @@ fn message(limits: Limits) -> impl Strategy<Value = Message> {
         3 => 100..5000u32,
         1 => 20_000..250_000u32,
     ];
-    let lost = if limits.has_losses { 0.15 } else { 0.0 };
+    let lost = prop::option::weighted(0.15, 0..8usize);
     let choices = (any::<prop::sample::Index>(), any::<bool>(), load(), gap, any::<u64>());
     let rare = (
         prop_oneof![4 => Just(0usize), 1 => 1..4usize],
         prop::bool::weighted(0.3),
         prop::bool::weighted(0.1),
-        prop::option::weighted(lost, 0..8usize),
+        lost,
     );
     (choices, rare).prop_map(move |((conversation, reply, load, gap_us, look), rare)| {
         let (repeats, has_no_id, has_option, lost_after) = rare;
@@ -137,7 +148,7 @@ fn message(limits: Limits) -> impl Strategy<Value = Message> {
             has_no_id,
             has_option: has_option && !matches!(load, Load::Bulk(_)),
             // Which of equal packets was lost, nobody can say.
-            lost_after: lost_after.filter(|_| load != Load::Heartbeat),
+            lost_after: lost_after.filter(|_| limits.has_losses && load != Load::Heartbeat),
             look,
         }
     })
@@ -169,7 +180,7 @@ pub fn plan(
             let conversations: Vec<_> = conversations
                 .into_iter()
                 .zip(0u16..)
-                .map(|(raw, number)| conversation(raw, number, &nodes))
+                .map(|(raw, number)| conversation(raw, number, &nodes, limits))
                 .collect();
             for message in &mut messages {
                 message.conversation %= conversations.len();
@@ -177,6 +188,17 @@ pub fn plan(
                 if matches!(kind, Kind::Own(_)) {
                     message.is_reply = false;
                     message.load = Load::Data(20);
+                }
+                let without = std::env::var("WITHOUT").unwrap_or_default();
+                if without.contains("error") && matches!(message.load, Load::Error(_)) || without.contains("bulk") && matches!(message.load, Load::Bulk(_))
+                || without.contains("frag") && matches!(message.load, Load::Fragments(..)) {
+                    message.load = Load::Data(9);
+                }
+                if without.contains("option") { message.has_option = false; }
+                let by_a_node = matches!(kind, Kind::NodePort(_, node, pod, _) if node != pod.node);
+                let is_cut = matches!(message.load, Load::Fragments(..));
+                if by_a_node && is_cut && !limits.has_doubtful_addresses {
+                    message.load = Load::Data(7);
                 }
                 let is_equal = message.load == Load::Heartbeat;
                 if is_equal && !limits.has_equals_of_all_kinds && !may_be_equal(kind) {

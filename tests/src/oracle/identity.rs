@@ -285,7 +285,9 @@ fn icmp(protocol: u8, l4: &[u8]) -> Transport {
     if is_echo {
         let id = u16::from_be_bytes([l4[4], l4[5]]);
         fields.extend(&l4[8..]);
-        return Transport { fields, ports: (id, id), about: None, header: 8 };
+        // Translated as a port would be, at the end that asks.
+        let ports = if matches!(l4[0], 8 | 128) { (id, 0) } else { (0, id) };
+        return Transport { fields, ports, about: None, header: 8 };
     }
     fields.extend(&l4[4..6]);
     let quoted = &l4[8..];

@@ -197,13 +197,14 @@ pub fn run(node: &Node, sightings: &[Sighting], running: Running) -> Outcome {
             outcome.take(packet, headers, verdict);
         });
     }
-    for worker in &mut workers {
-        // Time goes on for everybody, first; then the end.
-        for step in 0..40 {
-            worker.settle(poll + step * running.poll_ns, |packet, _, verdict| {
-                outcome.settled(packet, verdict);
-            });
+    // Time goes on for everybody, first; then the end.
+    let steps = 2 * running.settling.settle_ns / running.poll_ns;
+    for now in (0..steps).map(|step| poll + step * running.poll_ns) {
+        for worker in &mut workers {
+            worker.settle(now, |packet, _, verdict| outcome.settled(packet, verdict));
         }
+    }
+    for worker in &mut workers {
         worker.settle_all(|packet, _, verdict| outcome.settled(packet, verdict));
         let Notes { untwinned, settle_full, evicted, .. } = worker.notes;
         outcome.untwinned += untwinned;

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::identity::Identity;
 use super::load::{self, Form, Piece};
 use super::packet::{Body, Ends, Look, Packet, flag, low16, low32};
+use super::taps::mixed;
 use super::rule::{Direction, Node, Sighting};
 use super::topology::Topology;
 use super::way::{Conversation, Hop, Kind, View};
@@ -310,8 +311,9 @@ fn packet(plan: &Plan, number: usize, transport: Transport) -> Packet {
     let message = &plan.messages[number];
     let (conversation, _) = &plan.conversations[message.conversation];
     let unique = |len: usize| -> Vec<u8> {
-        let name = low32(number).to_be_bytes();
-        name.iter().copied().chain((0..=250u8).cycle()).take(len.max(6)).collect()
+        // No two stretches of it are alike.
+        let words = (0..len.max(6)).map(|at| mixed(number as u64, at as u64 / 8).to_be_bytes()[at % 8]);
+        words.collect()
     };
     let class = if plan.has_equals_of_all_kinds { 0 } else { class(conversation.kind) };
     let mut payload = match message.load {

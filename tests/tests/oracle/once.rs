@@ -1,0 +1,75 @@
+//! Over the whole cluster: each packet once, by one node; in doubt twice, and never not at all.
+
+use proptest::prelude::*;
+use tests::oracle::generate::{Limits, plan};
+use tests::oracle::taps::Running;
+use tests::oracle::topology::Coverage;
+
+use super::check::{config, exactly_once, never_lost};
+
+const ALL_IS_WELL: Limits = Limits {
+    has_missing_taps: false,
+    has_losses: false,
+    has_equals_of_all_kinds: false,
+    has_doubtful_addresses: false,
+};
+
+fn known() -> impl Strategy<Value = Coverage> {
+    prop_oneof![Just(Coverage::Published), Just(Coverage::Cidr)]
+}
+
+fn any_knowledge() -> impl Strategy<Value = Coverage> {
+    prop_oneof![
+        Just(Coverage::Published),
+        Just(Coverage::Cidr),
+        any::<u32>().prop_map(Coverage::Lagging),
+        Just(Coverage::None),
+    ]
+}
+
+proptest! {
+    #![proptest_config(config(1500))]
+
+    #[test]
+    fn with_coverage_each_packet_is_reported_once_by_one_node_with_the_right_addresses(
+        plan in plan(ALL_IS_WELL, known()),
+        seed: u64,
+    ) {
+        exactly_once(&plan, Running { skew_ns: 0, ..Running::new(1, seed) })?;
+    }
+
+    #[test]
+    fn whatever_the_order_at_up_to_four_workers_each_packet_is_reported_once(
+        plan in plan(Limits { has_losses: true, ..ALL_IS_WELL }, known()),
+        workers in 1..=4usize,
+        seed: u64,
+    ) {
+        exactly_once(&plan, Running::new(workers, seed))?;
+    }
+
+    #[test]
+    fn where_taps_are_missing_the_first_one_on_the_way_reports(
+        plan in plan(Limits { has_missing_taps: true, has_losses: true, ..ALL_IS_WELL }, known()),
+        workers in 1..=4usize,
+        seed: u64,
+    ) {
+        exactly_once(&plan, Running::new(workers, seed))?;
+    }
+
+    #[test]
+    fn whatever_is_known_of_other_nodes_no_packet_is_lost_and_none_is_doubled_on_a_node(
+        plan in plan(
+            Limits {
+                has_missing_taps: true,
+                has_losses: true,
+                has_doubtful_addresses: true,
+                ..ALL_IS_WELL
+            },
+            any_knowledge(),
+        ),
+        workers in 1..=4usize,
+        seed: u64,
+    ) {
+        never_lost(&plan, Running::new(workers, seed), true)?;
+    }
+}
