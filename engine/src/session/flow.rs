@@ -64,7 +64,7 @@ impl Flows {
             return link_flow(data);
         }
         // Other protocols have no ports to lose.
-        let has_ports = matches!(headers.protocol, protocol::TCP | protocol::UDP);
+        let has_ports = protocol::has_ports(headers.protocol);
         if has_ports && headers.fragment.is_some_and(|fragment| fragment.offset != 0) {
             let name = fragment_name(headers);
             let known = self.fragmented[place(name)].iter().find(|entry| entry.name == name);

@@ -39,6 +39,14 @@ pub mod protocol {
     pub const IPV6: u8 = 41;
     /// ICMPv6.
     pub const ICMPV6: u8 = 58;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+
+    /// True for those whose ports are known here.
+    #[must_use]
+    pub fn has_ports(protocol: u8) -> bool {
+        matches!(protocol, TCP | UDP | SCTP)
+    }
 }
 
 /// Ethertypes that decide something here.
@@ -232,15 +240,38 @@ impl Headers {
         let (least, header_len) = match self.protocol {
             protocol::TCP if l4.len() >= 20 => (20, usize::from(l4[12] >> 4) * 4),
             protocol::UDP | protocol::ICMP | protocol::ICMPV6 => (8, 8),
+            protocol::SCTP => (12, 12),
             _ => return,
         };
         if header_len < least || header_len > l4.len() {
             return;
         }
         self.payload = self.l4 + header_len;
-        if matches!(self.protocol, protocol::TCP | protocol::UDP) {
+        if protocol::has_ports(self.protocol) {
             let port = |at: usize| u16::from_be_bytes([l4[at], l4[at + 1]]);
             self.ports = Some((port(0), port(2)));
+        }
+    }
+
+    /// True for an ICMP error, which carries the beginning of the packet that it is about; `data` is
+    /// the frame, or its headers.
+    #[must_use]
+    pub fn is_icmp_error(&self, data: &[u8]) -> bool {
+        let is_error = match (self.protocol, data.get(self.l4)) {
+            (protocol::ICMP, Some(kind)) => matches!(kind, 3 | 4 | 5 | 11 | 12),
+            (protocol::ICMPV6, Some(kind)) => matches!(kind, 1..=4),
+            _ => false,
+        };
+        is_error && self.has_transport()
+    }
+
+    /// The headers of an IP packet that begins at `l3`; `None` if there is none.
+    #[must_use]
+    pub fn parse_ip(data: &[u8], l3: usize) -> Option<Self> {
+        match data.get(l3)? >> 4 {
+            4 => Self::parse_v4(data, l3),
+            6 => Self::parse_v6(data, l3),
+            _ => None,
         }
     }
 
@@ -248,24 +279,14 @@ impl Headers {
     /// are there even where no more than those of its transport header are.
     #[must_use]
     pub fn embedded(&self, data: &[u8]) -> Option<Self> {
-        let kind = *data.get(self.l4)?;
-        let is_error = match self.protocol {
-            protocol::ICMP => matches!(kind, 3 | 4 | 5 | 11 | 12),
-            protocol::ICMPV6 => matches!(kind, 1..=4),
-            _ => false,
-        };
-        if !is_error || !self.has_transport() {
+        if !self.is_icmp_error(data) {
             return None;
         }
-        let (data, l3) = (data.get(..self.end)?, self.payload);
-        let mut headers = match data.get(l3)? >> 4 {
-            4 => Self::parse_v4(data, l3)?,
-            6 => Self::parse_v6(data, l3)?,
-            _ => return None,
-        };
+        let data = data.get(..self.end)?;
+        let mut headers = Self::parse_ip(data, self.payload)?;
         let is_start = headers.fragment.is_none_or(|fragment| fragment.offset == 0);
         let l4 = &data[headers.l4..headers.end];
-        if matches!(headers.protocol, protocol::TCP | protocol::UDP)
+        if protocol::has_ports(headers.protocol)
             && is_start
             && let (Some(source), Some(destination)) = (be16(l4, 0), be16(l4, 2))
         {

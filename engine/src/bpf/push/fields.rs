@@ -31,9 +31,6 @@ const V6_L4: u32 = L3 + 40;
 
 /// Every bit of the byte may differ.
 const VARIES: u8 = 0xff;
-/// ECN is not part of the key.
-const V4_ECN: u8 = 0x03;
-const V6_ECN: u8 = 0x30;
 /// FIN, PSH and CWR: on one segment of a super-frame only.
 const SEGMENT_FLAGS: u8 = 0x89;
 
@@ -119,9 +116,8 @@ fn v4(ends: Ends, possible: u8, at: u32) -> Byte {
         12 => Byte::Known(kind[0]),
         13 => Byte::Known(kind[1]),
         14 => Byte::Known(0x45),
-        15 => Byte::Varies(V4_ECN),
-        // Length, identification; time to live; checksum.
-        16..20 | 22 | 24 | 25 => DIFFERS,
+        // ECN and, if the tap is told so, DSCP; length, identification; time to live; checksum.
+        15..20 | 22 | 24 | 25 => DIFFERS,
         20 | 21 | V4_PROTOCOL => SAME,
         26..30 => match ends {
             Ends::Seen => SAME,
@@ -138,8 +134,10 @@ fn v6(ends: Ends, possible: u8, at: u32) -> Byte {
     match at {
         12 => Byte::Known(kind[0]),
         13 => Byte::Known(kind[1]),
-        15 => Byte::Varies(V6_ECN),
-        14 | 16 | 17 | V6_PROTOCOL => SAME,
+        // ECN and, if the tap is told so, DSCP.
+        14 => Byte::Varies(0x0f),
+        15 => Byte::Varies(0xf0),
+        16 | 17 | V6_PROTOCOL => SAME,
         // Length; hop limit.
         18 | 19 | 21 => DIFFERS,
         22..38 => match ends {
@@ -173,8 +171,8 @@ fn transport(ends: Ends, possible: u8, at: u32) -> Byte {
         // Acknowledgement and header length; window; urgent pointer.
         (protocols::TCP, 8..=12 | 14 | 15 | 18 | 19) => 0,
         (protocols::TCP, 13) => SEGMENT_FLAGS,
-        // Payload to the key, and as much of it as any of these packets has.
-        (protocols::OTHERS, 4..20) => 0,
+        // Payload to the key, and as much of it as any of these packets has, but for SCTP's checksum.
+        (protocols::OTHERS, 4..8 | 12..20) => 0,
         _ => VARIES,
     };
     let bits = [protocols::TCP, protocols::UDP, protocols::ICMP, protocols::OTHERS];

@@ -1,0 +1,128 @@
+//! The table, one case after the other.
+
+use super::super::key::{Key, Translated};
+use super::super::table::*;
+
+const WINDOW: u64 = 100_000_000;
+const FRESH: Outcome = Outcome::Fresh { evicted: false };
+
+fn table() -> Table {
+    Table::new(MIN_MEMORY, WINDOW).unwrap()
+}
+
+#[test]
+fn another_point_is_a_copy_and_the_same_point_is_a_repeat() {
+    let table = table();
+    let key = Key::for_test(1, 5, 6);
+    assert_eq!(table.observe(key, 1, 0), FRESH);
+    assert_eq!(table.observe(key, 2, 10), Outcome::Duplicate);
+    assert_eq!(table.observe(key, 1, 20), FRESH, "a repeat at the first point");
+    assert_eq!(table.observe(key, 2, 30), Outcome::Duplicate, "the repeat's copy");
+    assert_eq!(table.observe(key, 2, 40), FRESH, "one more than the first point saw");
+}
+
+#[test]
+fn the_order_of_two_points_does_not_matter() {
+    let table = table();
+    let key = Key::for_test(1, 5, 6);
+    for (point, expected) in
+        [(2, FRESH), (2, FRESH), (1, Outcome::Duplicate), (1, Outcome::Duplicate), (1, FRESH)]
+    {
+        assert_eq!(table.observe(key, point, 0), expected);
+    }
+}
+
+#[test]
+fn a_window_after_the_last_sighting_it_is_forgotten() {
+    let table = table();
+    let key = Key::for_test(1, 5, 6);
+    assert_eq!(table.observe(key, 1, 0), FRESH);
+    assert_eq!(table.observe(key, 2, WINDOW), Outcome::Duplicate);
+    assert_eq!(table.observe(key, 3, 2 * WINDOW), Outcome::Duplicate);
+    assert_eq!(table.observe(key, 4, 3 * WINDOW + WINDOW / 32), FRESH);
+}
+
+#[test]
+fn a_clock_that_steps_back_a_little_changes_nothing() {
+    let table = table();
+    let key = Key::for_test(1, 5, 6);
+    assert_eq!(table.observe(key, 1, 10 * WINDOW), FRESH);
+    assert_eq!(table.observe(key, 2, 10 * WINDOW - WINDOW / 2), Outcome::Duplicate);
+}
+
+const SOURCE: Translated = Translated { source: true, destination: false };
+const BOTH: Translated = Translated { source: true, destination: true };
+
+#[test]
+fn one_equal_end_is_a_copy_only_where_the_other_is_ignored() {
+    let table = table();
+    let (pod, node) = (Key::for_test(1, 5, 6), Key::for_test(1, 9, 6));
+    assert!(!table.find_twin(node, SOURCE, 3, 0), "before its twin");
+    assert_eq!(table.observe(pod, 1, 0), FRESH);
+    assert_eq!(table.observe(Key::for_test(1, 7, 6), 2, 0), FRESH, "another pod's heartbeat");
+    assert!(!table.find_twin(Key::for_test(1, 9, 8), SOURCE, 3, 0), "the other end differs");
+    assert!(!table.find_twin(Key::for_test(1, 5, 8), SOURCE, 3, 0), "the other end differs");
+    assert!(table.find_twin(Key::for_test(1, 9, 8), BOTH, 4, 0), "no end in common");
+    // One copy for each of the two that were reported, and not a third.
+    assert!(table.find_twin(node, SOURCE, 3, 0));
+    assert!(table.find_twin(node, SOURCE, 3, 0));
+    assert!(!table.find_twin(node, SOURCE, 3, 0));
+    assert!(!table.find_twin(node, SOURCE, 3, 0), "asking changed nothing");
+    assert!(!table.find_twin(node, SOURCE, 0, 0), "a point without number");
+    assert!(!table.find_twin(node, SOURCE, 5, 3 * WINDOW), "forgotten");
+}
+
+#[test]
+fn a_full_bucket_forgets_the_oldest_and_says_so() {
+    let table = table();
+    let key = |tag: u64| Key::for_test(tag << 52, 5, 6); // the low bits choose the bucket
+    for tag in 1..=4 {
+        assert_eq!(table.observe(key(tag), 1, tag * 10_000_000), FRESH);
+    }
+    assert_eq!(table.observe(key(5), 1, 50_000_000), Outcome::Fresh { evicted: true });
+    assert_eq!(table.observe(key(2), 2, 50_000_000), Outcome::Duplicate, "still there");
+    assert_eq!(table.observe(key(1), 2, 50_000_000), Outcome::Fresh { evicted: true });
+    // Past the window nothing is lost by overwriting.
+    assert_eq!(table.observe(key(9), 1, 50_000_000 + 2 * WINDOW), FRESH);
+}
+
+#[test]
+fn a_point_without_number_is_reported() {
+    let table = table();
+    for point in [0, 1 << 11, u16::MAX] {
+        assert_eq!(table.observe(Key::for_test(1, 5, 6), point, 0), FRESH);
+        assert_eq!(table.observe(Key::for_test(1, 5, 6), point, 0), FRESH);
+    }
+}
+
+#[test]
+fn memory_is_bounded_both_ways() {
+    assert!(matches!(Table::new(MIN_MEMORY - 1, WINDOW), Err(TableError::TooSmall { .. })));
+    assert!(matches!(Table::new(u64::MAX, WINDOW), Err(TableError::TooLarge { .. })));
+    let table = Table::new(3 << 20, WINDOW).unwrap();
+    assert_eq!(table.memory(), 2 << 20, "the power of two below");
+}
+
+#[test]
+fn workers_that_race_report_each_packet_once() {
+    let table = Table::new(16 << 20, WINDOW).unwrap();
+    let reported: u64 = std::thread::scope(|scope| {
+        let workers: Vec<_> = (1..=2u16)
+            .map(|point| {
+                let table = &table;
+                scope.spawn(move || {
+                    let mut fresh = 0;
+                    for n in 0..50_000u64 {
+                        let hash = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                        let key = Key::for_test(hash, 5, 6);
+                        fresh += u64::from(table.observe(key, point, 0) != Outcome::Duplicate);
+                    }
+                    fresh
+                })
+            })
+            .collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+    });
+    // A lost packet would make it fewer; the rare race of two claims may make it more.
+    assert!((50_000..50_100).contains(&reported), "{reported}");
+}

@@ -1,0 +1,12 @@
+//! The bucket with loom's atomics.
+
+#[path = "../../../engine/src/dedup/bucket.rs"]
+mod bucket;
+#[path = "../../../engine/src/dedup/key.rs"]
+#[expect(dead_code, reason = "what only the table and the fingerprints need")]
+mod key;
+mod models;
+#[path = "../../../engine/src/dedup/state.rs"]
+#[expect(dead_code, reason = "what only the table needs")]
+mod state;
+mod sync;
