@@ -262,7 +262,8 @@ fn sum_of(value: &Value, path: &str) -> Result<u64, String> {
     Ok(map.values().filter_map(Value::as_u64).sum())
 }
 
-/// Holds a tap's account against the identity: received = admitted + drops, ring frames all
+/// Holds a tap's account against the identity: received = admitted + drops + held (and nothing is
+/// held at the end), ring frames all
 /// accounted for, offered = sent + drops for each sensor.
 ///
 /// # Errors
@@ -274,8 +275,9 @@ pub fn check_account(account: &Value) -> Result<(), String> {
         false => Err(format!("{what}: {left} is not {right}, in {account}")),
     };
     let (received, admitted) = (count(account, "/received")?, count(account, "/admitted")?);
-    let dropped = sum_of(account, "/dropped")?;
-    equal("received = admitted + dropped", received, admitted + dropped)?;
+    let (dropped, held) = (sum_of(account, "/dropped")?, count(account, "/held")?);
+    equal("received = admitted + dropped + held", received, admitted + dropped + held)?;
+    equal("held at the end", held, 0)?;
     let (frames, lost) = (count(account, "/ring/frames")?, count(account, "/ring/dropped")?);
     let malformed = count(account, "/ring/malformed")?;
     let cut = count(account, "/segments_cut")?;
@@ -323,7 +325,8 @@ mod tests {
 
     fn account() -> Value {
         json!({
-            "received": 10, "admitted": 6, "dropped": {"a": 3, "b": 1}, "segments_cut": 2,
+            "received": 10, "admitted": 6, "dropped": {"a": 3, "b": 1}, "held": 0,
+            "segments_cut": 2,
             "ring": {"frames": 9, "dropped": 1, "malformed": 0},
             "sensors": [{"offered": 6, "sent": 5, "dropped": {"x": 1}}],
         })
@@ -336,6 +339,7 @@ mod tests {
             ("/received", 11),
             ("/admitted", 7),
             ("/dropped/a", 2),
+            ("/held", 1),
             ("/ring/frames", 8),
             ("/ring/dropped", 2),
             ("/segments_cut", 0),

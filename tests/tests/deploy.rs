@@ -26,7 +26,7 @@ mod tests {
         ["EXTRAHOP_SENSOR_IP", "RPCAPD_TARGET_PORT", "PODNET", "SVCNET", "INTERFACE"];
     /// Flags of `podtap run`, from the contract of the command line; each has a variable
     /// `PODTAP_<FLAG>`.
-    const RUN_FLAGS: [&str; 29] = [
+    const RUN_FLAGS: [&str; 33] = [
         "--interface",
         "--sensor",
         "--port",
@@ -34,6 +34,10 @@ mod tests {
         "--svcnet",
         "--tapped-net",
         "--untapped-net",
+        "--nodeport-range",
+        "--overlay-ports",
+        "--settle-ms",
+        "--settle-memory",
         "--capture",
         "--election",
         "--filter",

@@ -195,6 +195,11 @@ pub fn plan(
                     message.load = Load::Data(9);
                 }
                 if without.contains("option") { message.has_option = false; }
+                let transport = conversations[message.conversation].1;
+                let is_whole = matches!(transport, Transport::Tcp | Transport::Udp);
+                if matches!(message.load, Load::Bulk(_)) && !is_whole {
+                    message.load = Load::Data(70);
+                }
                 let by_a_node = matches!(kind, Kind::NodePort(_, node, pod, _) if node != pod.node);
                 let is_cut = matches!(message.load, Load::Fragments(..));
                 if by_a_node && is_cut && !limits.has_doubtful_addresses {

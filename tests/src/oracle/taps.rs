@@ -42,6 +42,8 @@ pub struct Running {
     pub table_memory: u64,
     /// Its window.
     pub window_ns: u64,
+    /// Every verdict is written down, for people.
+    pub is_told: bool,
 }
 
 impl Running {
@@ -55,9 +57,10 @@ impl Running {
             // settle time, less what the way takes and the worker's own step.
             skew_ns: 7_000_000,
             poll_ns: 1_000_000,
-            settling: Settling { settle_ns: 20_000_000, memory: 1 << 16 },
-            table_memory: 1 << 19,
+            settling: Settling { settle_ns: 20_000_000, memory: 1 << 18 },
+            table_memory: 1 << 18,
             window_ns: 100_000_000,
+            is_told: false,
         }
     }
 }
@@ -79,6 +82,11 @@ pub struct Outcome {
     pub settle_full: u64,
     /// Likewise.
     pub evicted: u64,
+    /// Each verdict, where that was asked for.
+    pub told: Vec<(Identity, String)>,
+    /// When, and which worker.
+    now: (u64, usize),
+    is_told: bool,
 }
 
 /// Numbers that follow from a seed (SplitMix64).
@@ -177,7 +185,7 @@ pub fn run(node: &Node, sightings: &[Sighting], running: Running) -> Outcome {
     let mut workers: Vec<Pipeline> = (0..running.workers)
         .map(|_| Pipeline::new(Arc::clone(&table), fingerprinter).settling(running.settling))
         .collect();
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome { is_told: running.is_told, ..Outcome::default() };
     let mut poll = sightings.first().map_or(0, |first| first.at_ns);
     for (now, worker, index) in order(sightings, running) {
         while poll <= now {
@@ -185,12 +193,14 @@ pub fn run(node: &Node, sightings: &[Sighting], running: Running) -> Outcome {
                 poll = now + running.poll_ns;
                 break;
             }
-            for worker in &mut workers {
+            for (number, worker) in workers.iter_mut().enumerate() {
+                outcome.now = (poll, number);
                 worker.settle(poll, |packet, _, verdict| outcome.settled(packet, verdict));
             }
             poll += running.poll_ns;
         }
         let frame = as_frame(&sightings[index]);
+        outcome.now = (now, worker);
         let worker = &mut workers[worker];
         worker.settle(now, |packet, _, verdict| outcome.settled(packet, verdict));
         worker.admit(&classifier, &frame, now, |packet, headers, verdict| {
@@ -200,7 +210,8 @@ pub fn run(node: &Node, sightings: &[Sighting], running: Running) -> Outcome {
     // Time goes on for everybody, first; then the end.
     let steps = 2 * running.settling.settle_ns / running.poll_ns;
     for now in (0..steps).map(|step| poll + step * running.poll_ns) {
-        for worker in &mut workers {
+        for (number, worker) in workers.iter_mut().enumerate() {
+            outcome.now = (now, number);
             worker.settle(now, |packet, _, verdict| outcome.settled(packet, verdict));
         }
     }
@@ -237,7 +248,23 @@ fn order(sightings: &[Sighting], running: Running) -> Vec<(u64, usize, usize)> {
 }
 
 impl Outcome {
+    fn tell(&mut self, packet: &Frame<'_>, verdict: Verdict) {
+        if self.is_told {
+            let identity = Identity::of(&packet.wire(usize::MAX).to_vec());
+            let (now, worker) = self.now;
+            let (point, seen) = (packet.point, packet.timestamp_ns);
+            let text = format!(
+                "{now} ns: worker {worker} {verdict:?} (seen at {seen}, interface {} {:?}) {}",
+                point.ifindex,
+                point.direction,
+                identity.say()
+            );
+            self.told.push((identity, text));
+        }
+    }
+
     fn take(&mut self, packet: &Frame<'_>, headers: &Headers, verdict: Verdict) {
+        self.tell(packet, verdict);
         assert_eq!(Headers::parse(packet.data), *headers, "the headers are the packet's");
         match verdict {
             Verdict::Hold => self.waiting += 1,
@@ -247,6 +274,7 @@ impl Outcome {
 
     fn settled(&mut self, packet: &Frame<'_>, verdict: Verdict) {
         assert_ne!(verdict, Verdict::Hold, "what has waited is decided");
+        self.tell(packet, verdict);
         self.waiting -= 1;
         self.decide(packet, verdict);
     }

@@ -121,12 +121,12 @@ impl World {
         let mut world =
             Self { nodes, sightings: vec![Vec::new(); count], truth: Truth::default() };
         let mut clock = 1_000_000_000;
-        let mut proven = BTreeSet::new();
+        let mut learned = Learned::default();
         for (number, message) in plan.messages.iter().enumerate() {
             clock += u64::from(message.gap_us) * 1000;
             for repeat in 0..=message.repeats {
                 let at = clock + low32(repeat).wrapping_mul(700) as u64;
-                world.send(plan, number, at, &mut proven);
+                world.send(plan, number, at, &mut learned);
             }
         }
         for sightings in &mut world.sightings {
@@ -140,7 +140,7 @@ impl World {
         plan: &Plan,
         number: usize,
         at_ns: u64,
-        proven: &mut BTreeSet<(usize, usize)>,
+        learned: &mut Learned,
     ) {
         let message = &plan.messages[number];
         let (conversation, transport) = &plan.conversations[message.conversation];
@@ -178,18 +178,17 @@ impl World {
                 time += 50;
             }
         }
-        self.judge(plan, message, &hops, &looks, &packet, proven);
+        self.judge(message, &hops, &looks, &packet, learned);
     }
 
     /// What is right to report of a packet that was seen at these places.
     fn judge(
         &mut self,
-        plan: &Plan,
         message: &Message,
         hops: &[Hop],
         looks: &[Look],
         packet: &Packet,
-        proven: &mut BTreeSet<(usize, usize)>,
+        learned: &mut Learned,
     ) {
         let wire = |at: usize| -> Vec<Identity> {
             load::pieces(packet, &looks[at], pieces_of(message.load), Form::Wire, false)
@@ -215,23 +214,62 @@ impl World {
             *seen = (seen.0 + 1, seen.1 + seen_by.len());
             *self.truth.right.entry((reporter, identity)).or_default() += 1;
         }
+        self.forgive_native(message, hops, reporter, learned, &wire);
         for node in seen_by {
             let service = (0..hops.len())
                 .find(|at| hops[*at].node == node && hops[*at].view == View::Service);
             let is_translated = best_at(node).is_some_and(|at| hops[at].view < View::Service);
             let Some(service) = service.filter(|_| is_translated) else { continue };
             let name = (node, message.conversation);
+            // Fragments, and errors, go to a worker by their addresses alone, which may be another
+            // than the one that knows the flow; and an error may be the node's own.
+            let is_apart = matches!(message.load, Load::Fragments(..) | Load::Error(_));
             if !message.is_reply {
-                proven.insert(name);
-            } else if node != reporter && !proven.contains(&name) {
+                if !is_apart {
+                    learned.proven.insert(name);
+                }
+                continue;
+            }
+            if node != reporter && (is_apart || !learned.proven.contains(&name)) {
                 for identity in wire(service) {
-                    let why = "the tap saw no request of the flow";
+                    let why = "the worker saw no request of the flow";
                     self.truth.tolerated.entry((node, identity)).or_insert((0, why)).0 += 1;
                 }
             }
         }
-        let _ = plan;
     }
+
+    /// A flow of which a packet was lost between its translated copy and the better one looks like
+    /// the node's own: then both copies of the next may be reported.
+    fn forgive_native(
+        &mut self,
+        message: &Message,
+        hops: &[Hop],
+        reporter: usize,
+        learned: &mut Learned,
+        wire: &impl Fn(usize) -> Vec<Identity>,
+    ) {
+        let name = (reporter, message.conversation);
+        let here = || (0..hops.len()).filter(|at| hops[*at].node == reporter);
+        let Some(node) = here().find(|at| hops[*at].view == View::Node) else { return };
+        if here().all(|at| hops[at].view != View::Clear) {
+            learned.native.insert(name);
+        } else if learned.native.contains(&name) {
+            for identity in wire(node) {
+                let why = "a packet of the flow was lost";
+                self.truth.tolerated.entry((reporter, identity)).or_insert((0, why)).0 += 1;
+            }
+        }
+    }
+}
+
+/// What the taps can have learned of conversations, by node.
+#[derive(Debug, Default)]
+struct Learned {
+    /// Through a service: a request was seen with both addresses.
+    proven: BTreeSet<(usize, usize)>,
+    /// Looks like the node's own.
+    native: BTreeSet<(usize, usize)>,
 }
 
 impl Conversation {
@@ -319,7 +357,7 @@ fn packet(plan: &Plan, number: usize, transport: Transport) -> Packet {
     let mut payload = match message.load {
         Load::Data(len) | Load::Fragments(len, _) => unique(len),
         Load::Bulk(segments) => unique(segments * SEGMENT - 5),
-        Load::Heartbeat => vec![class; 9],
+        Load::Heartbeat => vec![class * 2 + u8::from(message.is_reply); 9],
         Load::Error(_) => Vec::new(),
     };
     if matches!(conversation.kind, Kind::Own(_)) {
@@ -345,7 +383,6 @@ fn packet(plan: &Plan, number: usize, transport: Transport) -> Packet {
         (Body::Tcp { sequence, timestamp, .. }, Load::Heartbeat) => {
             Body::Tcp { sequence: *sequence, flags: flag::ACK, timestamp: *timestamp }
         }
-        (_, Load::Bulk(_)) if !matches!(body, Body::Tcp { .. }) => Body::Udp,
         (_, Load::Error(_)) => {
             let about = Packet {
                 dscp: 0,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use tests::oracle::identity::Identity;
+use tests::oracle::rule::{Node, Sighting};
 use tests::oracle::taps::{self, Outcome, Running};
 use tests::oracle::world::{Plan, World};
 
@@ -46,7 +47,7 @@ pub(crate) fn exactly_once(plan: &Plan, running: Running) -> Result<(), TestCase
     for ((node, identity), right) in &world.truth.right {
         let count = reported.get(&(*node, identity.clone())).copied().unwrap_or(0);
         prop_assert!(count >= *right, "LOST: node {node} reports {count} of {right} {}\n{}",
-            identity.say(), story(&world, identity));
+            identity.say(), story(&world, running, identity));
     }
     for ((node, identity), count) in &reported {
         let key = (*node, identity.clone());
@@ -56,7 +57,7 @@ pub(crate) fn exactly_once(plan: &Plan, running: Running) -> Result<(), TestCase
             *count <= right + more,
             "DOUBLED: node {node} reports {count} instead of {right} (and {more} tolerated) {}\n{}",
             identity.say(),
-            story(&world, identity)
+            story(&world, running, identity)
         );
     }
     Ok(())
@@ -85,34 +86,36 @@ pub(crate) fn never_lost(
         let name = || world.truth.right.keys().find(|(_, it)| it.invariant == *invariant).map(|(_, it)| it);
         prop_assert!(count >= *packets, "LOST: {count} of {packets}, such as {}\n{}",
             name().map_or(String::new(), Identity::say),
-            name().map_or(String::new(), |it| story(&world, it)));
+            name().map_or(String::new(), |it| story(&world, running, it)));
         let at_most = at_most + more.get(invariant).copied().unwrap_or(0);
         prop_assert!(!at_most_once_a_node || count <= at_most,
             "DOUBLED: {count} of {packets}, at most {at_most}, such as {}\n{}",
             name().map_or(String::new(), Identity::say),
-            name().map_or(String::new(), |it| story(&world, it)));
+            name().map_or(String::new(), |it| story(&world, running, it)));
     }
     Ok(())
 }
 
-/// Where a packet was seen, whatever its ends.
-pub(crate) fn story(world: &World, identity: &Identity) -> String {
+/// What became of the copies of a packet, whatever their ends, node by node.
+pub(crate) fn story(world: &World, running: Running, identity: &Identity) -> String {
     let mut lines = Vec::new();
-    for (node, sightings) in world.sightings.iter().enumerate() {
-        for sighting in sightings {
-            for packet in tests::oracle::cut::packets(sighting) {
-                let seen = Identity::of(&packet);
-                if seen.invariant == identity.invariant {
-                    lines.push(format!(
-                        "  {} ns: node {node} interface {} {:?} {}",
-                        sighting.at_ns,
-                        sighting.ifindex,
-                        sighting.direction,
-                        seen.say()
-                    ));
-                }
-            }
-        }
+    for (node, sightings) in world.nodes.iter().zip(&world.sightings) {
+        let Some(node) = node else { continue };
+        lines.push("  a tap:".to_owned());
+        lines.push(story_of(node, sightings, running, identity));
     }
     lines.join("\n")
+}
+
+/// What became of the copies of a packet at one node.
+pub(crate) fn story_of(
+    node: &Node,
+    sightings: &[Sighting],
+    running: Running,
+    identity: &Identity,
+) -> String {
+    let running = Running { is_told: true, ..running };
+    let told = taps::run(node, sightings, running).told;
+    let told = told.into_iter().filter(|(it, _)| it.invariant == identity.invariant);
+    told.map(|(_, text)| format!("    {text}")).collect::<Vec<_>>().join("\n")
 }

@@ -1,5 +1,6 @@
 //! Over the whole cluster: each packet once, by one node; in doubt twice, and never not at all.
 
+use engine::settle::Settling;
 use proptest::prelude::*;
 use tests::oracle::generate::{Limits, plan};
 use tests::oracle::taps::Running;
@@ -71,5 +72,45 @@ proptest! {
         seed: u64,
     ) {
         never_lost(&plan, Running::new(workers, seed), true)?;
+    }
+
+    #[test]
+    fn equal_packets_of_all_kinds_are_counted_right_and_never_lost_on_a_node_with_one_uplink(
+        plan in plan(
+            Limits { has_equals_of_all_kinds: true, ..ALL_IS_WELL },
+            any_knowledge(),
+        ),
+        seed: u64,
+    ) {
+        never_lost(&plan, Running { skew_ns: 0, ..Running::new(1, seed) }, false)?;
+    }
+
+    #[test]
+    fn past_the_bound_on_skew_there_are_only_duplicates(
+        plan in plan(
+            Limits { has_losses: true, has_doubtful_addresses: true, ..ALL_IS_WELL },
+            any_knowledge(),
+        ),
+        workers in 2..=4usize,
+        skew_ms in 10..400u64,
+        seed: u64,
+    ) {
+        let running = Running { skew_ns: skew_ms * 1_000_000, ..Running::new(workers, seed) };
+        never_lost(&plan, running, false)?;
+    }
+
+    #[test]
+    fn with_hardly_any_memory_for_what_waits_there_are_only_duplicates(
+        plan in plan(
+            Limits { has_losses: true, has_doubtful_addresses: true, ..ALL_IS_WELL },
+            any_knowledge(),
+        ),
+        workers in 1..=4usize,
+        memory in 0..8000usize,
+        seed: u64,
+    ) {
+        let running = Running::new(workers, seed);
+        let settling = Settling { memory, ..running.settling };
+        never_lost(&plan, Running { settling, ..running }, false)?;
     }
 }
