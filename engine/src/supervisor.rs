@@ -219,7 +219,8 @@ impl Tap {
             .map_err(|error| refused(config, "dedup-memory", error))?;
         let table = Arc::new(table);
         let fingerprinter = Fingerprinter::random()
-            .map_err(|error| system("reading random bytes")(io::Error::other(error.to_string())))?;
+            .map_err(|error| system("reading random bytes")(io::Error::other(error.to_string())))?
+            .ignoring_dscp(config.ignores_dscp);
         let wakers = (0..count)
             .map(|_| Waker::new())
             .collect::<io::Result<Vec<_>>>()

@@ -82,6 +82,8 @@ pub struct Config {
     pub flush_ns: u64,
     /// `--dedup-window-ms`, as ns.
     pub dedup_window_ns: u64,
+    /// `--ignore-dscp`.
+    pub ignores_dscp: bool,
     /// `--dedup-memory`.
     pub dedup_memory: u64,
     /// `--workers`; `None` is one for each CPU that the process may use.
@@ -183,6 +185,7 @@ impl Config {
             flush_ns: with("flush-us").parse(|text| number(text, 1..=10_000_000u64))? * 1000,
             dedup_window_ns: with("dedup-window-ms").parse(|text| number(text, 1..=60_000u64))?
                 * 1_000_000,
+            ignores_dscp: with("ignore-dscp").parse(passive::switch)?,
             dedup_memory: with("dedup-memory").parse(|text| {
                 let bytes = parse_bytes(text)?;
                 // Say now what the table would say later.

@@ -170,6 +170,10 @@ pub const SETTINGS: &[Setting] = &[
         "100",
         "How long one packet may take through this host, milliseconds",
     ),
+    switch(
+        "ignore-dscp",
+        "Copies of a packet may differ in their DSCP: something on this host rewrites it",
+    ),
     setting(
         "dedup-memory",
         "BYTES",

@@ -135,7 +135,8 @@ pub fn run(args: &Args, config: &Config) -> Result<(), ReplayError> {
     let classifier = Classifier::new(&policy, &points.view, &config.numeric_sensors());
     let mut source = FileSource::open(&points.inputs)?;
     let table = Arc::new(Table::new(config.dedup_memory, config.dedup_window_ns)?);
-    let pipeline = Pipeline::new(table, Fingerprinter::new(SEED));
+    let pipeline =
+        Pipeline::new(table, Fingerprinter::new(SEED).ignoring_dscp(config.ignores_dscp));
     let summary = match (&args.write, config.sensors.is_empty()) {
         (Some(path), true) => {
             let out = open_output(path)?;

@@ -1,5 +1,8 @@
-//! `state` and `table` are run by `tests/models` too, under Miri.
+//! All of these are run by `tests/models` too, and under Miri.
 
+mod changes;
+mod collisions;
 mod fingerprint;
+mod oracle;
 mod state;
 mod table;
