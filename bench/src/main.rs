@@ -8,7 +8,7 @@ use bench::WORKLOADS;
 use engine::classify::{Classifier, Policy};
 use engine::dedup::{Fingerprinter, Table};
 use engine::net::View;
-use engine::pipeline::Pipeline;
+use engine::pipeline::{Pipeline, Verdict};
 use engine::session::balance::{Name, owners, slot};
 use engine::session::flow::Flows;
 use engine::source::memory::MemorySource;
@@ -53,11 +53,11 @@ fn measure(workload: &bench::Workload, balanced: bool) -> f64 {
     let (mut reported, started) = (0u32, Instant::now());
     while let Some(batch) = source.next_batch() {
         for frame in batch.frames() {
-            pipeline.admit(&classifier, &frame, |packet, headers, verdict| {
-                reported += u32::from(verdict.is_ok());
+            pipeline.admit(&classifier, &frame, 0, |packet, headers, verdict| {
+                reported += u32::from(verdict == Verdict::Report);
                 if balanced {
                     flows.note(headers);
-                    if verdict.is_ok() {
+                    if verdict == Verdict::Report {
                         let owner = owners[slot(flows.of(packet.data, headers))];
                         shares[usize::from(owner)] += 1;
                     }

@@ -19,7 +19,7 @@ use crate::classify::{Classifier, Policy};
 use crate::dedup::{Fingerprinter, Table};
 use crate::frame::{Direction, Frame, Offload, Point, VlanTag};
 use crate::net::View;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, Verdict};
 use crate::rpcap::{BpfInsn, Filter};
 use crate::rpcapd;
 use crate::segment::Cutter;
@@ -155,11 +155,22 @@ fn check_pipeline(frame: &Frame<'_>) {
         any_interface: true,
         overlay_ports: vec![4789, 6081],
         control_ports: vec![2003],
+        svcnet: vec!["10.0.0.0/8".parse().expect("a prefix")],
         ..Policy::default()
     };
     let classifier = Classifier::new(&policy, &View::default(), &[[192, 0, 2, 1].into()]);
     let mut verdicts = 0;
-    pipeline.admit(&classifier, frame, |_packet, _headers, _verdict| verdicts += 1);
+    let mut held = 0;
+    pipeline.admit(&classifier, frame, 0, |_packet, _headers, verdict| {
+        verdicts += 1;
+        held += u32::from(verdict == Verdict::Hold);
+    });
+    assert_eq!(pipeline.held(), u64::from(held));
+    pipeline.settle_all(|_packet, _headers, verdict| {
+        assert_ne!(verdict, Verdict::Hold);
+        held -= 1;
+    });
+    assert_eq!(held, 0, "every packet is decided in the end");
     assert_eq!(verdicts, 1 + pipeline.notes.cut, "every packet has one verdict");
 }
 

@@ -33,6 +33,7 @@ pub mod rpcapd;
 pub mod segment;
 pub mod sensor;
 pub mod session;
+pub mod settle;
 pub mod shared;
 pub mod source;
 pub mod stats;

@@ -197,6 +197,13 @@ fn announce(config: &Config) {
     } else if config.policy.node_filter.is_some() {
         tracing::info!("only packets that match the node's filter are reported");
     }
+    let settle_ns = config.settling(1).settle_ns;
+    if settle_ns < config.settle_ns {
+        tracing::warn!(
+            settle_ms = settle_ns / 1_000_000,
+            "--settle-ms is more than half of --dedup-window-ms: half of it is used"
+        );
+    }
 }
 
 /// The running parts.
@@ -240,12 +247,14 @@ impl Tap {
         for (index, source) in sources.into_iter().enumerate() {
             let context = worker::Context {
                 index,
-                pipeline: Pipeline::new(Arc::clone(&table), fingerprinter),
+                pipeline: Pipeline::new(Arc::clone(&table), fingerprinter)
+                    .settling(config.settling(count)),
                 classifier: rules.classifier.reader(),
                 sessions: Arc::clone(&sessions),
                 stats: Arc::new(WorkerStats::default()),
                 histograms: WorkerHistograms::default(),
                 flush_ns: config.flush_ns,
+                clock: worker::Clock::Worker,
                 life: Arc::clone(&life),
             };
             stats.push(Arc::clone(&context.stats));

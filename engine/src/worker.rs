@@ -1,15 +1,16 @@
 //! One core's loop, and the only place that names all the stages.
 //!
 //! ```text
-//! look at what changed (classifier, sessions, life) -> take a batch -> admit each frame ->
-//! offer it to every session, or to its flow's of each group -> flush what has waited long enough
-//! -> publish counts -> again
+//! look at what changed (classifier, sessions, life) -> take a batch -> admit each frame, settle
+//! what waits -> offer it to every session, or to its flow's of each group -> flush what has waited
+//! long enough -> publish counts -> again
 //! ```
 //!
 //! Nothing on the way of a frame allocates, locks, formats, logs or reads the clock. A worker
 //! sleeps in `Source::wait` and is woken by frames, by control, or after 100 ms at the latest,
 //! so that its heartbeat moves.
 
+mod deliver;
 mod socket_filter;
 
 use std::sync::Arc;
@@ -17,15 +18,14 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::classify::Classifier;
-use crate::frame::Frame;
 use crate::pipeline::{Notes, Pipeline};
-use crate::session::balance::slot;
 use crate::session::flow::Flows;
 use crate::session::{Group, Packer, Roster, Sessions};
 use crate::shared::Reader;
 use crate::source::{Batch, Source};
 use crate::stats::histogram::{Stage, WorkerHistograms};
-use crate::stats::{DropReason, WorkerStats};
+use crate::stats::WorkerStats;
+use deliver::Delivery;
 
 /// A worker looks around this often even if nothing happens.
 const IDLE: Duration = Duration::from_millis(100);
@@ -70,8 +70,20 @@ pub struct Context {
     pub histograms: WorkerHistograms,
     /// The longest that a partial datagram waits, ns.
     pub flush_ns: u64,
+    /// By which copies wait for their twins.
+    pub clock: Clock,
     /// See [`Lifecycle`].
     pub life: Arc<Lifecycle>,
+}
+
+/// What time it is for a copy that waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// The worker's: a worker that is behind with its ring does not give up earlier.
+    #[default]
+    Worker,
+    /// The frames' stamps: they come from files, faster or slower than they were captured.
+    Frames,
 }
 
 /// A packer, and what it is offered.
@@ -99,15 +111,6 @@ struct Sharing {
     places: Vec<usize>,
 }
 
-/// Counts of one batch.
-#[derive(Default)]
-struct Tally {
-    received: u64,
-    bytes: u64,
-    admitted: u64,
-    dropped: [u64; DropReason::ALL.len()],
-}
-
 /// Works until `life` says to drain, or the source is exhausted; then flushes and returns.
 pub fn run<S: Source>(mut source: S, context: Context) {
     let mut worker = Worker::new(context);
@@ -120,6 +123,7 @@ pub fn run<S: Source>(mut source: S, context: Context) {
             }
             worker.sleep(&mut source);
         }
+        worker.settle_due();
         worker.flush_due();
         worker.keep_house(&mut source, false);
     }
@@ -232,59 +236,57 @@ impl Worker {
         let now_ns = self.now_ns();
         let wall_ns = wall_clock_ns();
         let Self { context, outlets, direct, sharings, flows, .. } = self;
-        let Context { pipeline, classifier, histograms, stats, .. } = context;
+        let Context { pipeline, classifier, histograms, stats, clock, .. } = context;
         let classifier = classifier.get();
-        for outlet in outlets.iter_mut() {
-            outlet.packer.begin_batch();
-        }
-        let mut tally = Tally::default();
+        let mut delivery = Delivery::new(outlets, *direct, sharings, flows, histograms, now_ns);
         for frame in batch.frames() {
-            histograms.record(Stage::Ring, wall_ns.saturating_sub(frame.timestamp_ns));
-            pipeline.admit(classifier, &frame, |packet, headers, verdict| {
-                let verdict = match verdict {
-                    Ok(()) if outlets.is_empty() => Err(DropReason::NoSession),
-                    verdict => verdict,
-                };
-                tally.count(packet, verdict);
-                for Outlet { packer, wants } in &mut outlets[..*direct] {
-                    let wanted = match wants {
-                        Wants::All => verdict.is_ok(),
-                        Wants::Interface(only) => {
-                            *only == Some(packet.point.ifindex) && is_whole_capture(verdict)
-                        }
-                        Wants::Share => false,
-                    };
-                    if wanted {
-                        packer.offer(packet, now_ns, histograms);
-                    }
+            delivery.histograms.record(Stage::Ring, wall_ns.saturating_sub(frame.timestamp_ns));
+            let now_ns = match clock {
+                Clock::Worker => now_ns,
+                Clock::Frames => {
+                    pipeline.settle(frame.timestamp_ns, |p, h, verdict| delivery.settled(p, h, verdict));
+                    frame.timestamp_ns
                 }
-                if sharings.is_empty() {
-                    return;
-                }
-                flows.note(headers);
-                if verdict.is_ok() {
-                    let slot = slot(flows.of(packet.data, headers));
-                    for Sharing { group, places } in sharings.iter() {
-                        let outlet = &mut outlets[places[group.owner(slot)]];
-                        outlet.packer.offer(packet, now_ns, histograms);
-                    }
-                }
-            });
+            };
+            pipeline.admit(classifier, &frame, now_ns, |p, h, verdict| delivery.seen(p, h, verdict));
         }
         drop(batch);
-        for outlet in outlets.iter_mut() {
-            outlet.packer.publish();
+        if *clock == Clock::Worker && pipeline.held() != 0 {
+            pipeline.settle(now_ns, |p, h, verdict| delivery.settled(p, h, verdict));
         }
-        tally.publish(stats);
-        publish_notes(stats, &mut pipeline.notes);
-        stats.fragments_stray.add(std::mem::take(&mut flows.strays));
+        delivery.publish(stats);
+        publish_notes(stats, pipeline);
         true
+    }
+
+    /// Decides about what has waited for its twin long enough, also where no batch comes.
+    fn settle_due(&mut self) {
+        let Some(due) = self.context.pipeline.next_deadline_ns() else { return };
+        if self.context.clock == Clock::Worker && due <= self.now_ns() {
+            self.settle(false);
+        }
+    }
+
+    fn settle(&mut self, all: bool) {
+        let now_ns = self.now_ns();
+        let Self { context, outlets, direct, sharings, flows, .. } = self;
+        let Context { pipeline, histograms, stats, .. } = context;
+        let mut delivery = Delivery::new(outlets, *direct, sharings, flows, histograms, now_ns);
+        let until_ns = if all { u64::MAX } else { now_ns };
+        pipeline.settle(until_ns, |p, h, verdict| delivery.settled(p, h, verdict));
+        delivery.publish(stats);
+        publish_notes(stats, pipeline);
     }
 
     fn sleep<S: Source>(&mut self, source: &mut S) {
         let flush_ns = self.context.flush_ns;
-        let due =
+        let flush =
             self.outlets.iter().filter_map(|outlet| outlet.packer.deadline_ns(flush_ns)).min();
+        let settle = match self.context.clock {
+            Clock::Worker => self.context.pipeline.next_deadline_ns(),
+            Clock::Frames => None,
+        };
+        let due = flush.into_iter().chain(settle).min();
         let now = self.now_ns();
         let timeout =
             due.map_or(IDLE, |due| IDLE.min(Duration::from_nanos(due.saturating_sub(now))));
@@ -354,44 +356,22 @@ impl Worker {
                 }
             }
         }
+        // Nothing comes any more that could be the twin of what waits.
+        self.settle(true);
         self.outlets.clear();
         self.keep_house(source, true);
         self.context.sessions.mark_seen(self.context.index, u64::MAX);
     }
 }
 
-/// A capture of a single interface has no election: only what the tap must never send is left out,
-/// and what the node's filter rejects.
-fn is_whole_capture(verdict: Result<(), DropReason>) -> bool {
-    use DropReason::{Interface, NodeFilter, OwnTraffic};
-    !matches!(verdict, Err(OwnTraffic | Interface | NodeFilter))
-}
-
-impl Tally {
-    fn count(&mut self, packet: &Frame<'_>, verdict: Result<(), DropReason>) {
-        self.received += 1;
-        self.bytes += u64::from(packet.wire_len);
-        match verdict {
-            Ok(()) => self.admitted += 1,
-            Err(reason) => self.dropped[reason as usize] += 1,
-        }
-    }
-
-    fn publish(&self, stats: &WorkerStats) {
-        stats.received.add(self.received);
-        stats.received_bytes.add(self.bytes);
-        stats.admitted.add(self.admitted);
-        for (counter, count) in stats.dropped.iter().zip(self.dropped) {
-            counter.add(count);
-        }
-    }
-}
-
-fn publish_notes(stats: &WorkerStats, notes: &mut Notes) {
-    let Notes { cut, uncut, evicted } = std::mem::take(notes);
+fn publish_notes(stats: &WorkerStats, pipeline: &mut Pipeline) {
+    let Notes { cut, uncut, evicted, untwinned, settle_full } = std::mem::take(&mut pipeline.notes);
     stats.segments_cut.add(cut);
     stats.segments_uncut.add(uncut);
     stats.dedup_evicted.add(evicted);
+    stats.untwinned.add(untwinned);
+    stats.settle_full.add(settle_full);
+    stats.held.set(pipeline.held());
 }
 
 /// Nanoseconds since the epoch, the clock of kernel timestamps.

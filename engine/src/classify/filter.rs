@@ -1,13 +1,15 @@
 //! The drops that the kernel can take, as classic BPF: before the copy into the ring.
 //!
 //! ```text
-//! interface? -> own traffic? -> overlay? -> covered source? -> service address? -> accept
-//!                                       a sensor may want it? (`sensors`) <----------'
+//! interface? -> own traffic? -> overlay? -> covered source? -> accept
+//!            a sensor may want it? (`sensors`) <-----------------'
 //! ```
 //!
 //! The program drops a subset of what [`Classifier::classify`] drops, never more: user space
 //! decides again. What is awkward here (tags in the frame, IPv6 extension headers, headers that
-//! contradict themselves) is passed on. Classic BPF rejects a packet when a load leaves it, so
+//! contradict themselves) is passed on, and so are service addresses: a copy that carries one is
+//! only dropped once its twin was seen, since a service without endpoints, a REJECT or a policy
+//! leaves it the only one there is. Classic BPF rejects a packet when a load leaves it, so
 //! lengths are tested before every load. Should the node have more prefixes than fit the kernel's
 //! 4096 instructions, the costly parts are left to user space.
 
@@ -156,16 +158,32 @@ impl<'a> Writer<'a> {
     }
 
     fn families(&mut self, with_coverage: bool) {
-        let (v6, accept) = (self.asm.label(), self.accept);
+        let (v4, v6, accept) = (self.asm.label(), self.asm.label(), self.accept);
         self.need(L3 + 20, accept);
         self.asm.load(Size::Half, 12);
         self.if_equal(u32::from(ethertype::IPV6), v6);
-        self.unless_equal(u32::from(ethertype::IPV4), accept);
+        self.if_equal(u32::from(ethertype::IPV4), v4);
+        self.unless_equal(u32::from(ethertype::ARP), accept);
+        self.arp(with_coverage);
+        self.asm.jump(accept);
+        self.asm.bind(v4);
         self.v4(with_coverage);
         self.asm.jump(accept);
         self.asm.bind(v6);
         self.need(L3 + 40, accept);
         self.v6(with_coverage);
+    }
+
+    /// The sender's protocol address, of Ethernet and IPv4.
+    fn arp(&mut self, with_coverage: bool) {
+        if self.c.election != Election::Source {
+            return;
+        }
+        self.asm.load(Size::Half, 16);
+        self.unless_equal(u32::from(ethertype::IPV4), self.accept);
+        self.asm.load(Size::Half, 18);
+        self.unless_equal(0x0604, self.accept);
+        self.covered(&[28], with_coverage);
     }
 
     fn v4(&mut self, with_coverage: bool) {
@@ -194,7 +212,7 @@ impl<'a> Writer<'a> {
         }
         self.transport_v4();
         if self.c.election == Election::Source {
-            self.addresses(&[L3 + 12], &[L3 + 16], with_coverage);
+            self.covered(&[L3 + 12], with_coverage);
         }
     }
 
@@ -209,12 +227,12 @@ impl<'a> Writer<'a> {
         }
         self.transport_v6(&source, &destination);
         if self.c.election == Election::Source {
-            self.addresses(&source, &destination, with_coverage);
+            self.covered(&source, with_coverage);
         }
     }
 
-    /// Covered source, service addresses.
-    fn addresses(&mut self, source: &[u32], destination: &[u32], with_coverage: bool) {
+    /// Covered source.
+    fn covered(&mut self, source: &[u32], with_coverage: bool) {
         let c = self.c;
         if with_coverage && !c.tapped.is_empty() {
             let next = self.asm.label();
@@ -223,13 +241,6 @@ impl<'a> Writer<'a> {
             self.unless_in(&c.tapped, source, next);
             self.if_in(&c.untapped, source, next);
             self.if_in(&c.local, source, next);
-            self.asm.jump(self.drop);
-            self.asm.bind(next);
-        }
-        for address in [source, destination] {
-            let next = self.asm.label();
-            self.unless_in(&c.service, address, next);
-            self.if_in(&c.own, address, next);
             self.asm.jump(self.drop);
             self.asm.bind(next);
         }

@@ -2,32 +2,34 @@
 //!
 //! ```text
 //! Policy (flags) + View (netlink) --Classifier::new--> Classifier   (rebuilt when either changes)
-//! Classifier::classify(frame, headers) --> Scope { point, translated ends } | DropReason
+//! Classifier::classify(frame, headers) --> Scope { point, candidate? } | DropReason
 //! Classifier::filter()                 --> the same drops for the socket, as classic BPF
 //! ```
 //!
 //! The rule is "the sender's node reports": a frame whose source is local to another tapped node
-//! is that node's. Frames with a service address are skipped, since their translated twin is
-//! reported - unless the service address is the node's own, when there is no twin. Whatever is in
+//! is that node's. A frame with a service address, or with the node's own at an uplink, may have a
+//! twin with pod addresses, so that it is only a [`Candidate`] for being reported. Whatever is in
 //! doubt passes: the dedup table comes next, and a duplicate is better than a loss.
 
+mod candidate;
 mod filter;
 mod icmp;
 mod own;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
 use crate::bpf::Program;
-use crate::dedup::Translated;
 use crate::frame::{Direction, Frame, Point};
-use crate::net::{Role, View};
+use crate::net::{Role, SHARED_SLOT, View};
 use crate::rpcap::MessageType;
 use crate::stats::DropReason;
-use crate::wire::{Address, Headers, PrefixSet, protocol};
+use crate::wire::{Address, Headers, Network, PrefixSet, be16, ethertype, protocol};
 
+pub use candidate::Candidate;
 pub use own::OwnFlow;
 
 /// Who reports a packet that several nodes or points see.
@@ -41,17 +43,19 @@ pub enum Election {
 }
 
 /// What flags say.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Policy {
     /// See [`Election`].
     pub election: Election,
     /// Service addresses.
     pub svcnet: Vec<IpNet>,
+    /// Ports that are a service's where the address is the node's own.
+    pub nodeports: RangeInclusive<u16>,
     /// Addresses whose nodes all run a tap.
     pub tapped: Vec<IpNet>,
     /// Exceptions to `tapped`.
     pub untapped: Vec<IpNet>,
-    /// UDP destination ports of VXLAN and Geneve.
+    /// UDP destination ports of VXLAN and Geneve, beside those of the node's own devices.
     pub overlay_ports: Vec<u16>,
     /// Every Ethernet interface is wanted, also one that netlink has not told of yet.
     pub any_interface: bool,
@@ -63,6 +67,26 @@ pub struct Policy {
     pub node_filter: Option<Program>,
 }
 
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            election: Election::default(),
+            svcnet: Vec::new(),
+            nodeports: NODEPORTS,
+            tapped: Vec::new(),
+            untapped: Vec::new(),
+            overlay_ports: Vec::new(),
+            any_interface: false,
+            control_ports: Vec::new(),
+            listeners: Vec::new(),
+            node_filter: None,
+        }
+    }
+}
+
+/// Kubernetes' own default of `--service-node-port-range`.
+pub const NODEPORTS: RangeInclusive<u16> = 30_000..=32_767;
+
 /// What is known of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
@@ -71,14 +95,13 @@ struct Place {
     is_tapped: bool,
 }
 
-/// A frame that passed: its point's number in the dedup table, and the ends that the node may
-/// have put its own address in.
+/// A frame that passed: its point's number in the dedup table, and whether a better copy may exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scope {
-    /// `slot * 2 + direction`; 0 and 1 mean that the interface has no number.
+    /// `slot * 2 + direction`, never 0.
     pub point: u16,
-    /// See [`Translated`].
-    pub translated: Translated,
+    /// See [`Candidate`].
+    pub candidate: Option<Candidate>,
 }
 
 /// See the module. Immutable: a change of flags, network or sensors makes a new one.
@@ -91,6 +114,7 @@ pub struct Classifier {
     own: PrefixSet,
     local: PrefixSet,
     service: PrefixSet,
+    nodeports: RangeInclusive<u16>,
     tapped: PrefixSet,
     untapped: PrefixSet,
     sensors: PrefixSet,
@@ -116,7 +140,7 @@ impl Classifier {
     #[must_use]
     pub fn new(policy: &Policy, view: &View, sensors: &[IpAddr]) -> Self {
         let place = |link: &crate::net::Link| Place {
-            slot: link.slot,
+            slot: if link.slot == 0 { SHARED_SLOT } else { link.slot },
             role: link.role,
             is_tapped: link.is_tapped,
         };
@@ -124,8 +148,12 @@ impl Classifier {
             view.links.values().any(|link| link.is_up && kinds.contains(&link.kind.as_str()))
         };
         // Without a device that unpacks them, the outer packets are all there is.
-        let overlay_ports =
-            if has(&UDP_OVERLAYS) { policy.overlay_ports.clone() } else { Vec::new() };
+        let mut overlay_ports = Vec::new();
+        if has(&UDP_OVERLAYS) {
+            overlay_ports.extend(policy.overlay_ports.iter().chain(&view.overlay_ports));
+            overlay_ports.sort_unstable();
+            overlay_ports.dedup();
+        }
         Self {
             election: policy.election,
             any_interface: policy.any_interface,
@@ -134,6 +162,7 @@ impl Classifier {
             own: PrefixSet::of_hosts(view.own.iter().copied()),
             local: PrefixSet::new(view.local.iter().copied()),
             service: PrefixSet::new(policy.svcnet.iter().copied()),
+            nodeports: policy.nodeports.clone(),
             tapped: PrefixSet::new(policy.tapped.iter().copied()),
             untapped: PrefixSet::new(policy.untapped.iter().copied()),
             sensors: PrefixSet::of_hosts(sensors.iter().copied()),
@@ -171,28 +200,29 @@ impl Classifier {
             return Err(DropReason::OwnTraffic);
         }
         let inbound = frame.point.direction == Direction::In;
-        let from_outside = place.role == Role::Uplink && inbound;
+        let at_uplink = place.role == Role::Uplink;
+        let mut candidate = None;
         if self.election == Election::Source {
             if self.is_overlay(headers) {
                 return Err(DropReason::Overlay);
             }
             // A source that is neither local nor entering at a local interface came by an uplink,
             // here or at a point before.
-            if (from_outside || !inbound) && self.is_covered(headers.source) {
+            if (at_uplink || !inbound) && self.is_covered(sender(frame.data, headers)) {
                 return Err(DropReason::Covered);
             }
-            if self.is_service(headers.source) || self.is_service(headers.destination) {
-                return Err(DropReason::Service);
-            }
+            candidate = self.service(frame, headers, at_uplink);
         }
-        let to_outside = place.role == Role::Uplink && !inbound;
-        Ok(Scope {
-            point: place.slot * 2 + u16::from(inbound),
-            translated: Translated {
-                source: to_outside && self.own.contains(headers.source),
-                destination: from_outside && self.own.contains(headers.destination),
-            },
-        })
+        if at_uplink && candidate.is_none() {
+            candidate = self.node(frame, headers, inbound);
+        }
+        Ok(Scope { point: place.slot * 2 + u16::from(inbound), candidate })
+    }
+
+    /// Whether candidates may wait for their twins.
+    #[must_use]
+    pub fn settles(&self) -> bool {
+        self.election == Election::Source
     }
 
     /// [`classify`](Self::classify)'s verdict, with the node's own filter applied to one packet: it
@@ -225,7 +255,7 @@ impl Classifier {
         let place = match self.places.get(&point.ifindex) {
             Some(place) => *place,
             // Netlink is a moment behind.
-            None => Place { slot: 0, role: Role::Other, is_tapped: self.any_interface },
+            None => Place { slot: SHARED_SLOT, role: Role::Other, is_tapped: self.any_interface },
         };
         place.is_tapped.then_some(place)
     }
@@ -235,10 +265,6 @@ impl Classifier {
         self.tapped.contains(source)
             && !self.untapped.contains(source)
             && !self.local.contains(source)
-    }
-
-    fn is_service(&self, address: Address) -> bool {
-        self.service.contains(address) && !self.own.contains(address)
     }
 
     /// An outer packet between nodes: its inner one is seen at the overlay's device and the pod.
@@ -292,6 +318,19 @@ impl Classifier {
     }
 }
 
+/// Whose packet it is: its source, or who asks or answers by ARP.
+fn sender(data: &[u8], headers: &Headers) -> Address {
+    // Hardware type, protocol type, lengths; operation; sender's hardware and protocol address.
+    let is_arp = headers.network == Network::Other
+        && be16(data, 12) == Some(ethertype::ARP)
+        && be16(data, 16) == Some(ethertype::IPV4)
+        && be16(data, 18) == Some(0x0604);
+    match data.get(28..32) {
+        Some(&[a, b, c, d]) if is_arp => Address::from_v4([a, b, c, d]),
+        _ => headers.source,
+    }
+}
+
 /// True for the first bytes of a datagram in either data encoding.
 fn is_rpcap_data(payload: &[u8]) -> bool {
     matches!(payload, [0, kind, ..]
@@ -299,6 +338,6 @@ fn is_rpcap_data(payload: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(test)]
 pub(crate) use tests::link_for_test;

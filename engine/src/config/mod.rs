@@ -33,9 +33,10 @@ use crate::dedup;
 use crate::net::InterfaceSelection;
 use crate::rpcap::{ANY_ETH, MAX_SNAPLEN, MAX_UDP_PAYLOAD};
 use crate::session::{Encoding, MIN_DATAGRAM};
+use crate::settle::Settling;
 use sensors::sensors;
 pub(crate) use sensors::{check_host, unbracketed};
-use values::{number, prefixes};
+use values::{list, number, port_range, prefixes};
 
 /// A value that cannot be used: which setting, where it came from, why.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +87,10 @@ pub struct Config {
     pub ignores_dscp: bool,
     /// `--dedup-memory`.
     pub dedup_memory: u64,
+    /// `--settle-ms`, as ns.
+    pub settle_ns: u64,
+    /// `--settle-memory`, for all workers together.
+    pub settle_memory: u64,
     /// `--workers`; `None` is one for each CPU that the process may use.
     pub workers: Option<usize>,
     /// `--snaplen`.
@@ -100,8 +105,8 @@ pub struct Config {
     names: Vec<(&'static str, String)>,
 }
 
-/// UDP ports of VXLAN (IANA and Linux) and Geneve.
-const OVERLAY_PORTS: [u16; 3] = [4789, 8472, 6081];
+/// Less memory for settling than this, of one worker, would hold no frame of 64 KiB.
+const MIN_SETTLE_MEMORY: u64 = 256 << 10;
 
 impl Config {
     /// Checks every setting on its own and against the others.
@@ -145,7 +150,9 @@ impl Config {
             svcnet,
             tapped: with("tapped-net").parse(prefixes)?,
             untapped: with("untapped-net").parse(prefixes)?,
-            overlay_ports: OVERLAY_PORTS.to_vec(),
+            nodeports: with("nodeport-range").parse(port_range)?,
+            overlay_ports: with("overlay-ports")
+                .parse(|text| list(text).map(|port| number(port, 1..=65_535)).collect())?,
             any_interface: interfaces.is_any(),
             listeners: listen.iter().map(|address| (address.ip, address.port)).collect(),
             control_ports: sensors
@@ -192,6 +199,13 @@ impl Config {
                 dedup::check_memory(bytes).map_err(|error| error.to_string())?;
                 Ok(bytes)
             })?,
+            settle_ns: with("settle-ms").parse(|text| number(text, 1..=10_000u64))? * 1_000_000,
+            settle_memory: with("settle-memory").parse(|text| match parse_bytes(text)? {
+                bytes if bytes < MIN_SETTLE_MEMORY => Err(format!(
+                    "{bytes} bytes are too few: at least {MIN_SETTLE_MEMORY} are needed"
+                )),
+                bytes => Ok(bytes),
+            })?,
             workers: with("workers").parse(|text| match text {
                 "auto" => Ok(None),
                 _ => number(text, 1..=1024usize).map(Some),
@@ -234,6 +248,16 @@ impl Config {
     pub fn named(&self, flag: &'static str) -> String {
         let found = self.names.iter().find(|(named, _)| *named == flag);
         found.map_or_else(|| format!("--{flag}"), |(_, name)| name.clone())
+    }
+
+    /// How each of so many workers settles.
+    #[must_use]
+    pub fn settling(&self, workers: usize) -> Settling {
+        let share = usize::try_from(self.settle_memory).unwrap_or(usize::MAX) / workers.max(1);
+        let least = usize::try_from(MIN_SETTLE_MEMORY).unwrap_or(usize::MAX);
+        // The rest of the window is for the packet's other copies, after it was decided.
+        let settle_ns = self.settle_ns.min(self.dedup_window_ns / 2);
+        Settling { settle_ns, memory: share.max(least) }
     }
 
     /// The sensors' addresses that need no name server.
@@ -337,9 +361,19 @@ mod tests {
         assert!(config.interfaces.is_any() && config.policy.any_interface);
         assert_eq!((config.datagram_bytes, config.flush_ns), (None, 1_000_000));
         assert_eq!((config.dedup_window_ns, config.workers), (100_000_000, None));
+        assert_eq!(config.settling(2), Settling { settle_ns: 20_000_000, memory: 8 << 20 });
+        assert_eq!(config.policy.nodeports, 30_000..=32_767);
+        assert_eq!(config.policy.overlay_ports, [4789, 8472, 6081]);
         assert_eq!((config.encoding, config.policy.election), (Encoding::Stream, Election::Source));
         assert!(config.sensors.is_empty() && config.metrics.is_none());
         assert_eq!(config.sharing, Sharing::default(), "every sensor gets every packet, once");
+    }
+
+    #[test]
+    fn settling_leaves_half_the_window_and_has_memory_for_each_worker() {
+        let config = config(&["--dedup-window-ms", "30", "--settle-memory", "1M"]).unwrap();
+        assert_eq!(config.settling(2), Settling { settle_ns: 15_000_000, memory: 512 << 10 });
+        assert_eq!(config.settling(64).memory, 256 << 10);
     }
 
     #[test]
@@ -419,6 +453,10 @@ mod tests {
                 "--balance-settle-ms: \"x\" is not a number from 0 to 3600000",
             ),
             (&["--dedup-memory", "1K"], "--dedup-memory: 1024 bytes of dedup memory are too few"),
+            (&["--nodeport-range", "9-8"], "--nodeport-range: \"9-8\" is not a range of ports"),
+            (&["--overlay-ports", "x"], "--overlay-ports: \"x\" is not a number from 1 to 65535"),
+            (&["--settle-ms", "0"], "--settle-ms: \"0\" is not a number from 1 to 10000"),
+            (&["--settle-memory", "1K"], "--settle-memory: 1024 bytes are too few"),
             (&["--dedup-memory", "lots"], "--dedup-memory: \"lots\" is not a number of bytes"),
             (&["--workers", "0"], "--workers: \"0\" is not a number from 1 to 1024"),
             (&["--encoding", "udp"], "--encoding: \"udp\" is neither stream nor plain"),

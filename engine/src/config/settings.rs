@@ -126,6 +126,18 @@ pub const SETTINGS: &[Setting] = &[
         "SVCNET",
     ),
     setting(
+        "nodeport-range",
+        "A-B",
+        "30000-32767",
+        "Ports that are a service's where the address is the node's own",
+    ),
+    setting(
+        "overlay-ports",
+        "LIST",
+        "4789,8472,6081",
+        "UDP ports of VXLAN and Geneve between nodes, beside those of the node's own devices",
+    ),
+    setting(
         "tapped-net",
         "LIST",
         "",
@@ -179,6 +191,18 @@ pub const SETTINGS: &[Setting] = &[
         "BYTES",
         "16M",
         "Memory of the table that finds copies; the power of two below is used",
+    ),
+    setting(
+        "settle-ms",
+        "N",
+        "20",
+        "How long a copy with a service's or the node's address waits for its twin with the pod's, milliseconds; at most half of --dedup-window-ms",
+    ),
+    setting(
+        "settle-memory",
+        "BYTES",
+        "16M",
+        "Memory for copies that wait and for what is learned of their flows, all workers together",
     ),
     setting(
         "workers",

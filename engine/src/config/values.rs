@@ -22,6 +22,16 @@ where
     if range.contains(&value) { Ok(value) } else { Err(refusal()) }
 }
 
+/// Ports from the first to the last, or one.
+pub(super) fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |text: &str| number::<u16>(text.trim(), 1..=65_535).ok();
+    match (port(first), port(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        _ => Err(format!("{text:?} is not a range of ports, as in 30000-32767")),
+    }
+}
+
 /// A number of bytes, plain or with K, M, G (of 1024; a following i or B is allowed).
 ///
 /// # Errors
@@ -73,6 +83,16 @@ mod tests {
         }
         for text in ["", "K", "-1", "1.5M", "1T", "99999999999999999999", "99999999999G"] {
             parse_bytes(text).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_range_of_ports_has_two_ends_or_is_one_port() {
+        assert_eq!(port_range("30000-32767"), Ok(30_000..=32_767));
+        assert_eq!(port_range(" 80 - 90 "), Ok(80..=90));
+        assert_eq!(port_range("443"), Ok(443..=443));
+        for text in ["", "-", "0-9", "9-8", "1-65536", "1-2-3", "a-b"] {
+            port_range(text).unwrap_err();
         }
     }
 

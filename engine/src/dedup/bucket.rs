@@ -244,7 +244,15 @@ impl<const N: usize> Bucket<N> {
             if !view.is_started() || view.state.check() != key.check() || !view.time.is_live(now) {
                 continue;
             }
-            let Some(state) = view.state.see_copy(point, view.is_late(now)) else { continue };
+            // With both ends equal it is the packet itself, and counts decide; of many identical
+            // ones too, none is a copy of the others.
+            let is_late = view.is_late(now);
+            let seen = match (ends, view.state.see(point, is_late)) {
+                (2, Sighting::Duplicate(state)) => Some(state),
+                (2, _) => None,
+                _ => view.state.see_copy(point, is_late),
+            };
+            let Some(state) = seen else { continue };
             if best.is_none_or(|(_, _, _, most)| ends > most) {
                 best = Some((slot, view, state, ends));
             }

@@ -54,6 +54,12 @@ impl Fingerprinter {
         Self { seed, ignores_dscp: false }
     }
 
+    /// For other hashes that nobody may aim at.
+    #[must_use]
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// A seed from the operating system.
     ///
     /// # Errors
@@ -123,10 +129,11 @@ impl Fingerprinter {
                 // Traffic class without ECN, flow label.
                 let class = [ip[0] & (0xf0 | dscp >> 4), ip[1] & (0x0f | dscp << 4)];
                 fields.push(&[class[0], class[1], ip[2], ip[3]]);
-                if let Some(Fragment { offset, more, id }) = headers.fragment {
+                // Without the identification: a host that follows connections puts fragments
+                // together and sends them on with another (`ip6_fragment`).
+                if let Some(Fragment { offset, more, .. }) = headers.fragment {
                     fields.push(&offset.to_be_bytes());
                     fields.push(&[u8::from(more)]);
-                    fields.push(&id.to_be_bytes());
                 }
                 if ip.len() > 40 {
                     let hash = options::hash_v6(ip[6], &ip[40..], self.seed);

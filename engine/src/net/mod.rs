@@ -23,6 +23,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 pub use monitor::{Counters, Monitor, Options, snapshot};
+pub use slots::SHARED_SLOT;
 pub use select::{InterfaceSelection, RoleOverrides, SelectionError};
 
 /// What an interface is to the node, from routes and addresses, never from its name alone.
@@ -63,7 +64,7 @@ pub struct Link {
     pub addresses: Vec<IpNet>,
     /// See [`Role`].
     pub role: Role,
-    /// Dense number, 1..1024, kept for as long as the link lives and reused later; 0 if there are
+    /// Dense number, 1..1022, kept for as long as the link lives and reused later; 0 if there are
     /// more links than numbers. Names the link in the dedup table.
     pub slot: u16,
     /// False where `--interface` leaves it out; always false for what is not Ethernet.

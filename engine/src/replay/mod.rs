@@ -20,10 +20,12 @@ use crate::capfile::pcap::PcapWriter;
 use crate::classify::{Classifier, Policy};
 use crate::config::Config;
 use crate::dedup::{Fingerprinter, Table, TableError};
-use crate::pipeline::Pipeline;
+use crate::frame::Frame;
+use crate::pipeline::{Pipeline, Verdict};
 use crate::source::file::{FileError, FileSource};
 use crate::source::{Batch, Source};
 use crate::stats::DropReason;
+use crate::wire::Headers;
 
 /// The dedup hash's seed: fixed, since a replay must repeat itself.
 const SEED: u64 = 0x706f_6474_6170;
@@ -103,12 +105,13 @@ pub struct Summary {
 }
 
 impl Summary {
-    fn count(&mut self, verdict: Result<(), DropReason>) {
-        self.received += 1;
+    fn count(&mut self, verdict: Verdict) {
         match verdict {
-            Ok(()) => self.reported += 1,
-            Err(reason) => self.dropped[reason as usize] += 1,
+            Verdict::Report => self.reported += 1,
+            Verdict::Drop(reason) => self.dropped[reason as usize] += 1,
+            Verdict::Hold => return, // comes again
         }
+        self.received += 1;
     }
 
     /// One line.
@@ -135,8 +138,8 @@ pub fn run(args: &Args, config: &Config) -> Result<(), ReplayError> {
     let classifier = Classifier::new(&policy, &points.view, &config.numeric_sensors());
     let mut source = FileSource::open(&points.inputs)?;
     let table = Arc::new(Table::new(config.dedup_memory, config.dedup_window_ns)?);
-    let pipeline =
-        Pipeline::new(table, Fingerprinter::new(SEED).ignoring_dscp(config.ignores_dscp));
+    let fingerprinter = Fingerprinter::new(SEED).ignoring_dscp(config.ignores_dscp);
+    let pipeline = Pipeline::new(table, fingerprinter).settling(config.settling(1));
     let summary = match (&args.write, config.sensors.is_empty()) {
         (Some(path), true) => {
             let out = open_output(path)?;
@@ -182,24 +185,43 @@ fn to_file(
     snaplen: u32,
     out: impl Write,
 ) -> io::Result<Summary> {
-    let mut writer = PcapWriter::new(BufWriter::with_capacity(1 << 20, out))?;
-    let snaplen = usize::try_from(snaplen).unwrap_or(usize::MAX);
-    let mut summary = Summary::default();
-    let mut result = Ok(());
-    while !source.is_exhausted() && result.is_ok() {
+    let mut output = Output {
+        writer: PcapWriter::new(BufWriter::with_capacity(1 << 20, out))?,
+        snaplen: usize::try_from(snaplen).unwrap_or(usize::MAX),
+        summary: Summary::default(),
+        result: Ok(()),
+    };
+    while !source.is_exhausted() && output.result.is_ok() {
         let Some(batch) = source.next_batch() else { continue };
         for frame in batch.frames() {
-            pipeline.admit(classifier, &frame, |packet, _headers, verdict| {
-                summary.count(verdict);
-                if verdict.is_ok() && result.is_ok() {
-                    result = writer.write(&packet.wire(snaplen));
-                }
-            });
+            let now_ns = frame.timestamp_ns;
+            pipeline.settle(now_ns, |packet, _headers, verdict| output.take(packet, verdict));
+            let take = |packet: &Frame<'_>, _headers: &Headers, verdict| output.take(packet, verdict);
+            pipeline.admit(classifier, &frame, now_ns, take);
         }
     }
-    result?;
-    writer.finish()?;
-    Ok(summary)
+    pipeline.settle_all(|packet, _headers, verdict| output.take(packet, verdict));
+    output.result?;
+    output.writer.finish()?;
+    Ok(output.summary)
+}
+
+/// The file that is written, and the account.
+struct Output<W: Write> {
+    writer: PcapWriter<BufWriter<W>>,
+    snaplen: usize,
+    summary: Summary,
+    /// Of the first write that failed.
+    result: io::Result<()>,
+}
+
+impl<W: Write> Output<W> {
+    fn take(&mut self, packet: &Frame<'_>, verdict: Verdict) {
+        self.summary.count(verdict);
+        if verdict == Verdict::Report && self.result.is_ok() {
+            self.result = self.writer.write(&packet.wire(self.snaplen));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -101,9 +101,9 @@ fn the_same_bytes_twice_at_one_point_are_two_packets() {
 #[test]
 fn the_summary_names_every_drop_that_happened() {
     let mut summary = Summary::default();
-    summary.count(Ok(()));
-    summary.count(Err(DropReason::Duplicate));
-    summary.count(Err(DropReason::Duplicate));
+    summary.count(Verdict::Report);
+    summary.count(Verdict::Drop(DropReason::Duplicate));
+    summary.count(Verdict::Drop(DropReason::Duplicate));
     assert_eq!(summary.to_text(), "received 3, reported 1, duplicate 2");
 }
 

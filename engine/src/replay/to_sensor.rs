@@ -56,6 +56,8 @@ pub(super) fn run(
         stats: Arc::clone(&stats),
         histograms: WorkerHistograms::default(),
         flush_ns: config.flush_ns,
+        // However fast the files are read.
+        clock: worker::Clock::Frames,
         life: Arc::new(Lifecycle::default()),
     };
     worker::run(Paced::new(source, args.packets_per_second), context);

@@ -40,6 +40,9 @@ pub fn account(workers: &[Arc<WorkerStats>], sensors: &[Arc<SensorStats>]) -> Va
         "received": sum(&|w| w.received.get()),
         "admitted": sum(&|w| w.admitted.get()),
         "dropped": dropped,
+        "held": sum(&|w| w.held.get()),
+        "untwinned": sum(&|w| w.untwinned.get()),
+        "settle_full": sum(&|w| w.settle_full.get()),
         "ring": {
             "frames": sum(&|w| w.ring_seen.get()),
             "dropped": sum(&|w| w.ring_dropped.get()),

@@ -1,14 +1,14 @@
 //! The counters of the accounting identity.
 //!
 //! ```text
-//! per worker    received = admitted + sum of dropped[reason]          (WorkerStats)
+//! per worker    received = admitted + sum of dropped[reason] + held   (WorkerStats)
 //!               ring_seen = received - segments_cut + ring_dropped + ring_malformed
 //! per session   offered  = sent + sum of dropped[reason]              (SessionStats)
 //!               sent     = what the sensor counted + what the network lost
 //! ```
 //!
 //! "Admitted" frames were offered to every session that was open then; with none open they are
-//! dropped as `no_session`. Frames that the kernel lost before a worker saw them are
+//! dropped as `no_session`. Those held wait for a better copy; at the end there are none. Frames that the kernel lost before a worker saw them are
 //! [`SourceStats::ring_dropped`](crate::source::SourceStats). Counters have one writer, are
 //! published once per batch, and are right one by one; a snapshot of several is not one moment.
 
@@ -74,6 +74,8 @@ reasons! {
         Covered = "covered",
         /// Carries a service address; its translated twin is reported.
         Service = "service",
+        /// Carries the node's address where a pod's was; its twin with the pod's is reported.
+        Translated = "translated",
         /// Outer packet of an overlay between nodes; the inner one is reported.
         Overlay = "overlay",
         /// The interface is not selected, or not Ethernet.
@@ -121,6 +123,12 @@ pub struct WorkerStats {
     pub admitted: Counter,
     /// Frames not offered, by [`DropReason`] as index.
     pub dropped: [Counter; DropReason::ALL.len()],
+    /// Packets that wait for a better copy now.
+    pub held: Counter,
+    /// Packets that waited and were reported without a better copy.
+    pub untwinned: Counter,
+    /// Packets that should have waited and were decided at once: no memory was left.
+    pub settle_full: Counter,
     /// Frames that passed the kernel's filter, lost ones included ([`crate::source::SourceStats`]).
     pub ring_seen: Counter,
     /// Frames lost because the ring was full.

@@ -93,6 +93,7 @@ impl Running {
             stats: Arc::clone(&self.stats),
             histograms: WorkerHistograms::default(),
             flush_ns: 1_000_000,
+            clock: Clock::Worker,
             life: Arc::clone(&self.life),
         }
     }

@@ -20,12 +20,14 @@
 //!    and no copy that the filter accepts. Leaving all of them out changes no report: what dedup
 //!    sees of other packets is what it saw, and of this one nobody wanted any. What gets through
 //!    all the same (another point's frame that the filter's writer let pass) is refused there.
-//! 2. An address differs where a node puts its own in, at an uplink: dedup's [`Translated`]. What
-//!    comes in with it (a reply, a node port) always passes, so that the first copy, this one, is
-//!    there to be reported or refused; that a later one is missing changes nothing. Of what goes
-//!    out with it, the first copy entered the host elsewhere: there the filter is asked a second
-//!    time, with each of the node's addresses as the source and any port ([`Ends::From`]), so
-//!    that again the first copy is there if the filter wants the second.
+//! 2. An address differs where a node puts its own, or a service's, in a pod's place: the copies that
+//!    [`Candidate`]s are twins of. A candidate that passes may find no twin because the kernel kept
+//!    that back, and is then reported as one without: the sensor that asks for the node's or the
+//!    service's address gets the packet with it, once, and later by the time that candidates wait.
+//!    One that is wanted by its twin's addresses alone is not missed: the twin is reported. Of what
+//!    goes out with the node's address, the twin entered the host elsewhere: there the filter is
+//!    asked a second time, with each of the node's addresses as the source and any port
+//!    ([`Ends::From`]), so that requests are found. What comes in with it always passes.
 //! 3. A copy may have a tag where another has none. A node that can add or remove tags gets a
 //!    kernel part only from filters that accept no tagged frame ([`may_accept_tagged`]); frames
 //!    with a tag pass.
@@ -34,10 +36,10 @@
 //! are those without the kernel's part, or are about a packet that nobody wants.
 //!
 //! Left out of the argument: hosts that insert IPv6 extension headers in passing (IOAM, SRv6), or
-//! translate by other means than an own address at an uplink, and then only where the filter wants
-//! the changed copy and not the one before: the changed copy is then reported. Nothing is lost.
+//! translate by other means than those, and then only where the filter wants the changed copy and
+//! not the one before: the changed copy is then reported. Nothing is lost.
 //!
-//! [`Translated`]: crate::dedup::Translated
+//! [`Candidate`]: crate::classify::Candidate
 
 mod fields;
 mod normal;

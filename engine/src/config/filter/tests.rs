@@ -11,7 +11,7 @@ use crate::config::{Config, Settings};
 use crate::dedup::{Fingerprinter, Table};
 use crate::frame::{Direction, Frame, Offload, Point, VlanTag};
 use crate::net::View;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, Verdict};
 use crate::stats::DropReason;
 
 /// The filter of the reference's script for these services and this cluster.
@@ -190,9 +190,9 @@ fn of_two_copies_the_one_that_the_filter_takes_is_reported() {
     let mut verdicts = Vec::new();
     for (ifindex, direction) in [(2, Direction::In), (3, Direction::Out)] {
         let seen = Frame { point: Point { ifindex, direction }, ..frame(&bytes, direction) };
-        pipeline.admit(&classifier, &seen, |_packet, _headers, verdict| verdicts.push(verdict));
+        pipeline.admit(&classifier, &seen, 0, |_packet, _headers, verdict| verdicts.push(verdict));
     }
-    assert_eq!(verdicts, [Err(DropReason::NodeFilter), Ok(())]);
+    assert_eq!(verdicts, [Verdict::Drop(DropReason::NodeFilter), Verdict::Report]);
 }
 
 #[test]
@@ -221,15 +221,15 @@ fn a_filter_narrows_every_election_and_never_widens() {
         let mut pipeline = Pipeline::new(table, Fingerprinter::new(1));
         let classifier = Classifier::new(policy, &View::default(), sensors);
         let seen = frame(bytes, Direction::Out);
-        pipeline.admit(&classifier, &seen, |_packet, _headers, said| verdict = Some(said));
+        pipeline.admit(&classifier, &seen, 0, |_packet, _headers, said| verdict = Some(said));
         verdict.unwrap()
     };
-    assert_eq!(verdict(&policy, &[], &packet(17, 0)), Ok(()));
-    assert_eq!(verdict(&policy, &[], &packet(6, 0)), Err(DropReason::NodeFilter));
-    assert_eq!(verdict(&covered, &[], &packet(17, 0)), Err(DropReason::Covered));
+    assert_eq!(verdict(&policy, &[], &packet(17, 0)), Verdict::Report);
+    assert_eq!(verdict(&policy, &[], &packet(6, 0)), Verdict::Drop(DropReason::NodeFilter));
+    assert_eq!(verdict(&covered, &[], &packet(17, 0)), Verdict::Drop(DropReason::Covered));
     // Also where nobody is elected: a capture of one interface takes all that the filter takes.
-    assert_eq!(verdict(&covered, &[], &packet(6, 0)), Err(DropReason::NodeFilter));
-    assert_eq!(verdict(&policy, &[sensor], &packet(17, 110)), Err(DropReason::OwnTraffic));
+    assert_eq!(verdict(&covered, &[], &packet(6, 0)), Verdict::Drop(DropReason::NodeFilter));
+    assert_eq!(verdict(&policy, &[sensor], &packet(17, 110)), Verdict::Drop(DropReason::OwnTraffic));
 }
 
 #[test]
@@ -306,8 +306,8 @@ fn a_tag_that_was_taken_out_of_the_frame_hides_nothing_from_the_filter() {
     let classifier = Classifier::new(&policy, &View::default(), &[]);
     for seen in [plain, tagged] {
         let mut verdict = None;
-        pipeline.admit(&classifier, &seen, |_packet, _headers, said| verdict = Some(said));
-        assert_eq!(verdict, Some(Ok(())), "{:?}", seen.vlan);
+        pipeline.admit(&classifier, &seen, 0, |_packet, _headers, said| verdict = Some(said));
+        assert_eq!(verdict, Some(Verdict::Report), "{:?}", seen.vlan);
     }
 }
 

@@ -274,6 +274,7 @@ fn work_while(sessions: &Arc<Sessions>, mut change: impl FnMut(u32)) -> u64 {
                 stats: Arc::clone(stats),
                 histograms: WorkerHistograms::default(),
                 flush_ns: 1_000_000,
+                clock: worker::Clock::Worker,
                 life: Arc::clone(&life),
             };
             let frames = MemorySource::new((0..512).map(udp_frame).collect(), 7);

@@ -8,8 +8,9 @@ use crate::stats::histogram::WorkerHistograms;
 fn exported() -> Exported {
     let workers: Vec<_> = (0..2u64).map(|_| Arc::new(WorkerStats::default())).collect();
     for (worker, by) in workers.iter().zip([1, 100]) {
-        worker.received.add(60 * by);
+        worker.received.add(73 * by);
         worker.admitted.add(24 * by);
+        worker.held.set(4 * by);
         for (at, dropped) in (0..).zip(&worker.dropped) {
             dropped.add(at * by);
         }
@@ -157,7 +158,9 @@ fn every_counter_of_the_identity_is_there() {
                 value("podtap_frames_dropped_total", &labels)
             })
             .sum();
-        assert_eq!((received, admitted, dropped), (60.0 * by, 24.0 * by, 36.0 * by));
+        let held = value("podtap_frames_held", &[("worker", worker)]);
+        assert_eq!((admitted, dropped, held), (24.0 * by, 45.0 * by, 4.0 * by));
+        assert_eq!(received, admitted + dropped + held);
     }
     let sensor = ("sensor", "10.0.0.1:2003");
     assert_eq!(value("podtap_session_frames_offered_total", &[sensor]), 7.0);
