@@ -224,7 +224,8 @@ fn ipv6(frame: &[u8], l3: usize) -> Option<Parts> {
             _ => break,
         };
         let Some(header) = frame[..parts.end].get(parts.l4..parts.l4 + bytes) else { break };
-        parts.network.extend(header);
+        // A node that has put fragments together and taken them apart again gives them a new number.
+        parts.network.extend(if parts.protocol == 44 { &header[..4] } else { header });
         if parts.protocol == 44 {
             parts.is_fragment |= word(head, 2)? & 0xfff9 != 0;
             parts.is_later_fragment = word(head, 2)? & 0xfff8 != 0;

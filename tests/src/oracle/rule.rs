@@ -389,7 +389,13 @@ impl Group {
             share(&rivals, supply, &mut left);
         }
         let answers = self.of_service.get(&true);
-        for (ends, (least, most)) in left {
+        let waiting: Vec<Option<Ends>> =
+            left.iter().filter(|(_, (_, most))| *most > 0).map(|(ends, _)| *ends).collect();
+        for (ends, (mut least, most)) in left {
+            // Several copies, all of them with a service's address: one stands for the others.
+            if waiting.iter().any(|other| *other != ends) {
+                least = 0;
+            }
             let is_answer = answers.is_some_and(|answers| answers.contains_key(&ends));
             let is_proven = ends.is_some_and(|ends| flows.proven.contains(&flow(ends)));
             // Answers that came before the proof are reported.

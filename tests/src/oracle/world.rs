@@ -353,11 +353,18 @@ fn packet(plan: &Plan, number: usize, transport: Transport) -> Packet {
         let words = (0..len.max(6)).map(|at| mixed(number as u64, at as u64 / 8).to_be_bytes()[at % 8]);
         words.collect()
     };
-    let class = if plan.has_equals_of_all_kinds { 0 } else { class(conversation.kind) };
+    let class = match (plan.has_equals_of_all_kinds, conversation.kind) {
+        (true, _) => 0,
+        // An answer's copy with the service's address would pass for that of another conversation's.
+        (false, Kind::ClusterIp(..)) if message.is_reply => {
+            100 + u8::try_from(message.conversation).unwrap_or(99)
+        }
+        (false, kind) => class(kind),
+    };
     let mut payload = match message.load {
         Load::Data(len) | Load::Fragments(len, _) => unique(len),
         Load::Bulk(segments) => unique(segments * SEGMENT - 5),
-        Load::Heartbeat => vec![class * 2 + u8::from(message.is_reply); 9],
+        Load::Heartbeat => [[class, u8::from(message.is_reply)]; 5].concat(),
         Load::Error(_) => Vec::new(),
     };
     if matches!(conversation.kind, Kind::Own(_)) {

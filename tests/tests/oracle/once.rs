@@ -102,7 +102,7 @@ proptest! {
     #[test]
     fn with_hardly_any_memory_for_what_waits_there_are_only_duplicates(
         plan in plan(
-            Limits { has_losses: true, has_doubtful_addresses: true, ..ALL_IS_WELL },
+            ALL_IS_WELL,
             any_knowledge(),
         ),
         workers in 1..=4usize,
