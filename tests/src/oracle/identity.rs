@@ -21,8 +21,17 @@ pub struct Identity {
     pub protocol: u8,
     /// True for a fragment but the first: its ports are elsewhere.
     pub is_later_fragment: bool,
-    /// The ends of the packet that an ICMP error is about.
-    pub about: Option<Ends>,
+    /// The packet that an ICMP error is about.
+    pub about: Option<About>,
+}
+
+/// What an ICMP error quotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct About {
+    /// Its ends.
+    pub ends: Ends,
+    /// Its protocol.
+    pub protocol: u8,
 }
 
 /// Where things are in a frame.
@@ -243,7 +252,7 @@ struct Transport {
     /// Without ports, checksum, and what else translation changes.
     fields: Vec<u8>,
     ports: (u16, u16),
-    about: Option<Ends>,
+    about: Option<About>,
     header: usize,
 }
 
@@ -326,10 +335,11 @@ fn icmp(protocol: u8, l4: &[u8]) -> Transport {
         about_ports = (word(inner, 0).unwrap_or(0), word(inner, 2).unwrap_or(0));
     }
     let end = |address, port| End { address, port };
-    let about = Ends {
+    let ends = Ends {
         source: end(parts.source, about_ports.0),
         destination: end(parts.destination, about_ports.1),
     };
+    let about = About { ends, protocol: parts.protocol };
     Transport { fields, ports: (0, 0), about: Some(about), header: 8 }
 }
 

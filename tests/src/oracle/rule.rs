@@ -118,7 +118,10 @@ pub enum Sort {
     /// Counted as it is.
     Plain,
     /// It has an own address at an uplink: perhaps the translated form of a pod's packet.
-    OfNode,
+    OfNode {
+        /// Nothing shows whether the other end is translated too: it has no ports.
+        both: bool,
+    },
     /// It has a service's address: perhaps there is a copy without.
     OfService {
         /// The service's address is the source's.
@@ -194,11 +197,27 @@ impl Node {
         if self.is_service(destination, protocol) {
             return Sort::OfService { answers: false };
         }
+        // An error goes against the packet that it is about.
+        if let Some(about) = identity.about {
+            let quoted = [6, 17, 132].into_iter().find(|it| about.protocol == *it).unwrap_or(0);
+            if self.is_service(about.ends.source, quoted) && self.is_own(about.ends.source.address) {
+                return Sort::OfService { answers: false };
+            }
+            if self.is_service(about.ends.destination, quoted)
+                && self.is_own(about.ends.destination.address)
+            {
+                return Sort::OfService { answers: true };
+            }
+        }
         let own_end = match direction {
             Direction::Out => source,
             Direction::In => destination,
         };
-        if at_uplink && self.is_own(own_end.address) { Sort::OfNode } else { Sort::Plain }
+        if at_uplink && self.is_own(own_end.address) {
+            Sort::OfNode { both: identity.is_later_fragment || identity.about.is_some() }
+        } else {
+            Sort::Plain
+        }
     }
 
     fn is_own_traffic(&self, identity: &Identity, frame: &[u8]) -> bool {
@@ -269,15 +288,16 @@ impl Node {
     }
 }
 
-/// Service flows of which a request was seen without the service's address too: their ends,
-/// in order.
+/// Pairs of addresses, in order, of service flows of which a request was seen without the service's
+/// address too. Ports are left out: errors and fragments have none of their own.
 #[derive(Default)]
 struct Flows {
-    proven: BTreeSet<(End, End)>,
+    proven: BTreeSet<(IpAddr, IpAddr)>,
 }
 
-fn flow(ends: Ends) -> (End, End) {
-    (ends.source.min(ends.destination), ends.source.max(ends.destination))
+fn flow(ends: Ends) -> (IpAddr, IpAddr) {
+    let (one, other) = (ends.source.address, ends.destination.address);
+    (one.min(other), one.max(other))
 }
 
 /// Packets with one invariant part.
@@ -285,12 +305,10 @@ fn flow(ends: Ends) -> (End, End) {
 struct Group {
     names: BTreeMap<Option<Ends>, Identity>,
     plain: Counts,
-    of_node: Counts,
+    of_node: BTreeMap<bool, Counts>,
     of_service: BTreeMap<bool, Counts>,
     least: BTreeMap<Option<Ends>, usize>,
     most: BTreeMap<Option<Ends>, usize>,
-    /// What candidates have been matched with, at each point.
-    taken: BTreeMap<(Option<Ends>, Point), usize>,
 }
 
 impl Group {
@@ -298,7 +316,7 @@ impl Group {
         let counts = match sort {
             Sort::NotHere => return,
             Sort::Plain => &mut self.plain,
-            Sort::OfNode => &mut self.of_node,
+            Sort::OfNode { both } => self.of_node.entry(both).or_default(),
             Sort::OfService { answers } => self.of_service.entry(answers).or_default(),
         };
         *counts.entry(identity.ends).or_default().entry(point).or_default() += 1;
@@ -307,24 +325,37 @@ impl Group {
 
     /// Rule 3: as many as at the point that saw most.
     fn count_plain(&mut self) {
+        let candidates = |point: &Point| -> usize {
+            let all = self.of_node.values().chain(self.of_service.values());
+            all.flat_map(BTreeMap::values).filter_map(|points| points.get(point)).sum()
+        };
+        let (mut least, mut most) = (BTreeMap::new(), BTreeMap::new());
         for (ends, points) in &self.plain {
-            let most = points.values().copied().max().unwrap_or(0);
-            self.least.insert(*ends, most);
-            self.most.insert(*ends, most);
+            least.insert(*ends, points.values().copied().max().unwrap_or(0));
+            // At a point where candidates may have been taken for it before, it seems to be one more.
+            let counts = points.iter().map(|(point, count)| count + candidates(point));
+            most.insert(*ends, counts.max().unwrap_or(0));
         }
+        (self.least, self.most) = (least, most);
     }
 
     /// How many reports of other packets (or of this at other points) stand for sightings at
-    /// `point`, of those that `is_twin` allows.
-    fn supply(&self, point: Point, is_twin: impl Fn(&Option<Ends>) -> bool) -> (usize, usize) {
+    /// `point`, of those that `is_twin` allows; `with_node`: candidates of the node are decided already.
+    fn supply(
+        &self,
+        point: Point,
+        with_node: bool,
+        is_twin: impl Fn(&Option<Ends>) -> bool,
+    ) -> (usize, usize) {
         let sum = |reports: &BTreeMap<Option<Ends>, usize>| {
             reports
                 .iter()
                 .filter(|(ends, _)| is_twin(ends))
                 .map(|(ends, reports)| {
-                    let seen = self.plain.get(ends).and_then(|points| points.get(&point));
-                    let taken = self.taken.get(&(*ends, point)).copied().unwrap_or(0);
-                    reports.saturating_sub(seen.copied().unwrap_or(0) + taken)
+                    let of_node = self.of_node.values().filter(|_| with_node);
+                    let all = std::iter::once(&self.plain).chain(of_node);
+                    let seen = all.filter_map(|counts| counts.get(ends)?.get(&point));
+                    reports.saturating_sub(seen.sum())
                 })
                 .sum()
         };
@@ -333,39 +364,45 @@ impl Group {
 
     /// Rule 6: an own address at an uplink agrees with any other.
     fn settle_node(&mut self) {
-        let of_node = std::mem::take(&mut self.of_node);
         let mut left: BTreeMap<Option<Ends>, (usize, usize)> = BTreeMap::new();
         // Those that compete for the same twins: with one other end, at one point.
         let mut rivals: BTreeMap<(Point, Option<End>), Vec<(Option<Ends>, usize)>> = BTreeMap::new();
-        for (ends, points) in &of_node {
-            for (point, count) in points {
-                let other = ends.map(|ends| match point.1 {
-                    Direction::Out => ends.destination,
-                    Direction::In => ends.source,
-                });
-                rivals.entry((*point, other)).or_default().push((*ends, *count));
+        for (both, counts) in &self.of_node {
+            for (ends, points) in counts {
+                for (point, count) in points {
+                    let other = ends.filter(|_| !both).map(|ends| match point.1 {
+                        Direction::Out => ends.destination,
+                        Direction::In => ends.source,
+                    });
+                    rivals.entry((*point, other)).or_default().push((*ends, *count));
+                }
             }
         }
         for ((point, other), rivals) in rivals {
-            let is_twin = |ends: &Option<Ends>| match (ends, point.1) {
-                (Some(ends), Direction::Out) => Some(ends.destination) == other,
-                (Some(ends), Direction::In) => Some(ends.source) == other,
-                (None, _) => false,
+            let is_twin = |ends: &Option<Ends>| match (ends, other, point.1) {
+                (_, None, _) => true,
+                (Some(ends), Some(other), Direction::Out) => ends.destination == other,
+                (Some(ends), Some(other), Direction::In) => ends.source == other,
+                (None, ..) => false,
             };
-            let supply = self.supply(point, is_twin);
+            let supply = self.supply(point, false, is_twin);
             share(&rivals, supply, &mut left);
         }
+        one_for_all(&mut left);
         for (ends, (least, most)) in left {
             *self.least.entry(ends).or_default() += least;
             *self.most.entry(ends).or_default() += most;
         }
     }
 
-    /// Flows whose requests have a twin.
+    /// Flows whose requests have a twin, or may have one.
     fn prove(&self, flows: &mut Flows) {
         let requests = self.of_service.get(&false).into_iter().flatten();
         for (ends, points) in requests {
-            let has_twin = points.keys().any(|point| self.supply(*point, |_| true).0 > 0);
+            // Perhaps one that looks like a service's itself.
+            let others = self.of_service.values().flat_map(BTreeMap::keys);
+            let has_twin = points.keys().any(|point| self.supply(*point, true, |_| true).1 > 0)
+                || others.filter(|other| *other != ends).count() > 0;
             if let (Some(ends), true) = (ends, has_twin) {
                 flows.proven.insert(flow(*ends));
             }
@@ -385,17 +422,12 @@ impl Group {
             }
         }
         for (point, rivals) in rivals {
-            let supply = self.supply(point, |_| true);
+            let supply = self.supply(point, true, |_| true);
             share(&rivals, supply, &mut left);
         }
         let answers = self.of_service.get(&true);
-        let waiting: Vec<Option<Ends>> =
-            left.iter().filter(|(_, (_, most))| *most > 0).map(|(ends, _)| *ends).collect();
-        for (ends, (mut least, most)) in left {
-            // Several copies, all of them with a service's address: one stands for the others.
-            if waiting.iter().any(|other| *other != ends) {
-                least = 0;
-            }
+        one_for_all(&mut left);
+        for (ends, (least, most)) in left {
             let is_answer = answers.is_some_and(|answers| answers.contains_key(&ends));
             let is_proven = ends.is_some_and(|ends| flows.proven.contains(&flow(ends)));
             // Answers that came before the proof are reported.
@@ -409,6 +441,13 @@ impl Group {
             let of = |reports: &BTreeMap<Option<Ends>, usize>| reports.get(ends).copied();
             (identity.clone(), of(&self.least).unwrap_or(0)..=of(&self.most).unwrap_or(0))
         })
+    }
+}
+
+/// Where several copies wait and all of them are candidates, one may stand for the others.
+fn one_for_all(left: &mut BTreeMap<Option<Ends>, (usize, usize)>) {
+    if left.values().filter(|(_, most)| *most > 0).count() > 1 {
+        left.values_mut().for_each(|(least, _)| *least = 0);
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) fn outcomes(world: &World, running: Running) -> Result<Vec<Option<Out
         let Some(node) = node else { return Ok(None) };
         let outcome = taps::run(node, sightings, running);
         outcome.accounts_for(sightings).map_err(TestCaseError::fail)?;
+        prop_assert!(outcome.spoiled.is_empty(), "{:?}", outcome.spoiled);
         Ok(Some(outcome))
     })
     .collect()
