@@ -23,8 +23,8 @@ use crate::session::flow::Flows;
 use crate::session::{Group, Packer, Roster, Sessions};
 use crate::shared::Reader;
 use crate::source::{Batch, Source};
-use crate::stats::histogram::{Stage, WorkerHistograms};
 use crate::stats::WorkerStats;
+use crate::stats::histogram::{Stage, WorkerHistograms};
 use deliver::Delivery;
 
 /// A worker looks around this often even if nothing happens.
@@ -244,11 +244,14 @@ impl Worker {
             let now_ns = match clock {
                 Clock::Worker => now_ns,
                 Clock::Frames => {
-                    pipeline.settle(frame.timestamp_ns, |p, h, verdict| delivery.settled(p, h, verdict));
+                    pipeline.settle(frame.timestamp_ns, |p, h, verdict| {
+                        delivery.settled(p, h, verdict)
+                    });
                     frame.timestamp_ns
                 }
             };
-            pipeline.admit(classifier, &frame, now_ns, |p, h, verdict| delivery.seen(p, h, verdict));
+            pipeline
+                .admit(classifier, &frame, now_ns, |p, h, verdict| delivery.seen(p, h, verdict));
         }
         drop(batch);
         if *clock == Clock::Worker && pipeline.held() != 0 {
@@ -282,18 +285,24 @@ impl Worker {
         let flush_ns = self.context.flush_ns;
         let flush =
             self.outlets.iter().filter_map(|outlet| outlet.packer.deadline_ns(flush_ns)).min();
-        let settle = match self.context.clock {
-            Clock::Worker => self.context.pipeline.next_deadline_ns(),
-            Clock::Frames => None,
-        };
-        let due = flush.into_iter().chain(settle).min();
         let now = self.now_ns();
         let timeout =
-            due.map_or(IDLE, |due| IDLE.min(Duration::from_nanos(due.saturating_sub(now))));
+            flush.map_or(IDLE, |due| IDLE.min(Duration::from_nanos(due.saturating_sub(now))));
+        let timeout = self.until_settled(timeout);
         if let Err(error) = source.wait(timeout) {
             tracing::error!(%error, "waiting for frames failed");
             std::thread::sleep(IDLE);
         }
+    }
+
+    /// So long, or until something that waits is to be decided.
+    fn until_settled(&self, most: Duration) -> Duration {
+        let due = match self.context.clock {
+            Clock::Worker => self.context.pipeline.next_deadline_ns(),
+            Clock::Frames => None,
+        };
+        let now = self.now_ns();
+        due.map_or(most, |due| most.min(Duration::from_nanos(due.saturating_sub(now))))
     }
 
     fn flush_due(&mut self) {
@@ -342,19 +351,23 @@ impl Worker {
         }
         let deadline = Instant::now() + DRAIN;
         // A partial block comes after the retire timeout; an idle wait says that none is left.
+        let mut idle_since = Instant::now();
         while Instant::now() < deadline {
-            if !self.work(source) {
-                if source.is_exhausted() {
+            if self.work(source) {
+                idle_since = Instant::now();
+            } else if source.is_exhausted() {
+                break;
+            } else {
+                let is_idle = idle_since.elapsed() >= Duration::from_millis(40);
+                if is_idle && self.context.pipeline.held() == 0 {
                     break;
                 }
-                let before = Instant::now();
-                if source.wait(Duration::from_millis(50)).is_err() {
-                    break;
-                }
-                if before.elapsed() >= Duration::from_millis(40) && !self.work(source) {
+                // What waits is decided in its time: other workers' copies may still come.
+                if source.wait(self.until_settled(Duration::from_millis(50))).is_err() {
                     break;
                 }
             }
+            self.settle_due();
         }
         // Nothing comes any more that could be the twin of what waits.
         self.settle(true);

@@ -26,7 +26,7 @@ mod tests {
         ["EXTRAHOP_SENSOR_IP", "RPCAPD_TARGET_PORT", "PODNET", "SVCNET", "INTERFACE"];
     /// Flags of `podtap run`, from the contract of the command line; each has a variable
     /// `PODTAP_<FLAG>`.
-    const RUN_FLAGS: [&str; 33] = [
+    const RUN_FLAGS: [&str; 34] = [
         "--interface",
         "--sensor",
         "--port",
@@ -46,6 +46,7 @@ mod tests {
         "--datagram-bytes",
         "--flush-us",
         "--dedup-window-ms",
+        "--ignore-dscp",
         "--dedup-memory",
         "--workers",
         "--snaplen",

@@ -63,8 +63,7 @@ impl Classifier {
         headers: &Headers,
         at_uplink: bool,
     ) -> Option<Candidate> {
-        let is_service =
-            |address| self.service.contains(address) && !self.own.contains(address);
+        let is_service = |address| self.service.contains(address) && !self.own.contains(address);
         if is_service(headers.destination) {
             return Some(Candidate::Service { answers: false });
         }
@@ -92,20 +91,16 @@ impl Classifier {
     }
 
     /// A packet at an uplink with an own address in it.
-    pub(super) fn node(
-        &self,
-        frame: &Frame<'_>,
-        headers: &Headers,
-        inbound: bool,
-    ) -> Option<Candidate> {
+    pub(super) fn node(&self, headers: &Headers, inbound: bool) -> Option<Candidate> {
         let own = if inbound { headers.destination } else { headers.source };
         if !self.own.contains(own) {
             return None;
         }
         // Without its ports a fragment may belong to a NodePort's packet, and an ICMP error be
-        // about one: then both ends are replaced.
+        // about one: then both ends are replaced. The number of a ping stands for both ends' ports.
         let is_fragment = headers.fragment.is_some_and(|fragment| fragment.offset != 0);
-        let translated = match is_fragment || headers.embedded(frame.data).is_some() {
+        let is_icmp = matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6);
+        let translated = match is_fragment || is_icmp {
             true => BOTH,
             false => Translated { source: !inbound, destination: inbound },
         };

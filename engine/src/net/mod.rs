@@ -23,8 +23,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 pub use monitor::{Counters, Monitor, Options, snapshot};
-pub use slots::SHARED_SLOT;
 pub use select::{InterfaceSelection, RoleOverrides, SelectionError};
+pub use slots::SHARED_SLOT;
 
 /// What an interface is to the node, from routes and addresses, never from its name alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -196,7 +196,8 @@ fn to_file(
         for frame in batch.frames() {
             let now_ns = frame.timestamp_ns;
             pipeline.settle(now_ns, |packet, _headers, verdict| output.take(packet, verdict));
-            let take = |packet: &Frame<'_>, _headers: &Headers, verdict| output.take(packet, verdict);
+            let take =
+                |packet: &Frame<'_>, _headers: &Headers, verdict| output.take(packet, verdict);
             pipeline.admit(classifier, &frame, now_ns, take);
         }
     }

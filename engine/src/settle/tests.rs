@@ -119,10 +119,8 @@ impl Node {
     /// A copy is seen now.
     pub(super) fn see(&mut self, copy: &Copy) -> Verdict {
         let Self { classifier, workers, reports, drops, .. } = self;
-        let frame = Frame {
-            timestamp_ns: self.now_ns,
-            ..at(&copy.data, copy.ifindex, copy.direction)
-        };
+        let frame =
+            Frame { timestamp_ns: self.now_ns, ..at(&copy.data, copy.ifindex, copy.direction) };
         let mut said = None;
         self.received += 1;
         workers[copy.worker].admit(classifier, &frame, self.now_ns, |packet, _, verdict| {
@@ -137,7 +135,8 @@ impl Node {
         self.now_ns += ns;
         let Self { workers, reports, drops, now_ns, .. } = self;
         for worker in workers {
-            worker.settle(*now_ns, |packet, _, verdict| Self::take(reports, drops, packet, verdict));
+            worker
+                .settle(*now_ns, |packet, _, verdict| Self::take(reports, drops, packet, verdict));
         }
     }
 
@@ -202,8 +201,13 @@ pub(super) fn exactly(packets: &[Vec<Copy>], expected: &[String]) {
                     node.pass(MS / 10);
                 }
             }
-            node.pass(if slow { 30 * MS } else { MS / 10 });
+            for _ in 0..if slow { 3 } else { 0 } {
+                node.pass(10 * MS);
+            }
+            node.pass(MS / 10);
         }
+        node.pass(10 * MS);
+        node.pass(10 * MS);
         let mut said = node.end();
         said.sort_unstable();
         assert_eq!(said, expected, "case {case:b}: one worker {one_worker}, slow {slow}");

@@ -5,7 +5,7 @@
 //! engine/src/dedup/{key,state,bucket} --with loom's atomics for `sync`--> models: every interleaving
 //! ```
 //!
-//! `cargo test -p models`; `cargo +nightly miri test -p models`.
+//! `cargo test -p models`; `cargo +nightly miri test -p models --target-dir target/miri dedup`.
 
 #[path = "../../../engine/src/dedup/mod.rs"]
 pub mod dedup;

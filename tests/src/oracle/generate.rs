@@ -93,8 +93,9 @@ fn conversation(
         service: if flag(4) { 8000 + number } else { 53 },
         translated: match bits >> 5 & 3 {
             0 => 50_000 + number,
-            1 if limits.has_doubtful_addresses
-                || matches!(kind, Kind::PodOutside(..)) => 31_000 + number,
+            1 if limits.has_doubtful_addresses || matches!(kind, Kind::PodOutside(..)) => {
+                31_000 + number
+            }
             _ => client,
         },
         node_port: 30_000 + number,
@@ -207,7 +208,8 @@ pub fn plan(
                     message.load = Load::Data(7);
                 }
                 let is_equal = message.load == Load::Heartbeat;
-                let is_swallowed = matches!(kind, Kind::Rejected(_) | Kind::OutsideHost(_, _, true));
+                let is_swallowed =
+                    matches!(kind, Kind::Rejected(_) | Kind::OutsideHost(_, _, true));
                 let may_be = may_be_equal(kind) || limits.has_equals_of_all_kinds;
                 if is_equal && (!may_be || is_swallowed) {
                     message.load = Load::Data(9);

@@ -117,8 +117,7 @@ impl Identity {
     pub fn layout(frame: &[u8]) -> Option<Layout> {
         let parts = parts(frame).1?;
         let l4 = &frame[parts.l4..parts.end];
-        let header =
-            if parts.is_later_fragment { 0 } else { transport(parts.protocol, l4).header };
+        let header = if parts.is_later_fragment { 0 } else { transport(parts.protocol, l4).header };
         Some(Layout {
             l3: parts.l3,
             l4: parts.l4,
@@ -151,9 +150,10 @@ impl Identity {
         let text = self.ends.map_or("no IP".to_owned(), |ends| {
             format!("{} > {}", end(ends.source), end(ends.destination))
         });
-        let sum: u32 = self.invariant.iter().fold(7, |sum, byte| {
-            sum.wrapping_mul(31).wrapping_add(u32::from(*byte))
-        });
+        let sum: u32 = self
+            .invariant
+            .iter()
+            .fold(7, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(*byte)));
         format!("{text} protocol {} invariant #{sum:08x}", self.protocol)
     }
 }
@@ -275,12 +275,9 @@ fn transport(protocol: u8, l4: &[u8]) -> Transport {
     };
     let tail = &l4[header..];
     match protocol {
-        6 if header >= 20 => Transport {
-            fields: [&l4[4..16], &l4[18..]].concat(),
-            ports,
-            about: None,
-            header,
-        },
+        6 if header >= 20 => {
+            Transport { fields: [&l4[4..16], &l4[18..]].concat(), ports, about: None, header }
+        }
         17 => Transport { fields: [&l4[4..6], tail].concat(), ports, about: None, header },
         132 => Transport { fields: [&l4[4..8], tail].concat(), ports, about: None, header },
         1 | 58 => icmp(protocol, l4),
@@ -362,7 +359,8 @@ mod tests {
     }
 
     fn packets() -> Vec<Packet> {
-        let packet = |body| Packet { dscp: 4, id: 9, has_option: false, body, payload: vec![5; 40] };
+        let packet =
+            |body| Packet { dscp: 4, id: 9, has_option: false, body, payload: vec![5; 40] };
         let tcp = Body::Tcp { sequence: 5, flags: 0x18, timestamp: Some(3) };
         let udp = packet(Body::Udp);
         let about = Packet { body: tcp.clone(), ..udp.clone() };

@@ -63,7 +63,9 @@ impl Piece {
 
     /// Leaves the transport checksum to the hardware.
     fn leave_checksum(&mut self) {
-        let Some(layout) = Identity::layout(&self.data).filter(|it| !it.is_fragment) else { return };
+        let Some(layout) = Identity::layout(&self.data).filter(|it| !it.is_fragment) else {
+            return;
+        };
         let offset = match layout.protocol {
             6 => 16,
             17 => 6,
@@ -157,8 +159,7 @@ pub fn encapsulated(piece: &Piece, v6: bool, _: &Topology, hops: &[Hop], number:
     let end = |node, port| End { address: Topology::own(node, false, v6), port };
     let ends = Ends { source: end(from, 5555), destination: end(to, 4789) };
     let payload = [&[8, 0, 0, 0, 0, 0, 1, 0], &piece.data[..]].concat();
-    let outer =
-        Packet { dscp: 0, id: low16(number), has_option: false, body: Body::Udp, payload };
+    let outer = Packet { dscp: 0, id: low16(number), has_option: false, body: Body::Udp, payload };
     debug_assert!(!addresses(&ends).is_empty());
     Piece::plain(&outer.ip(&Look { ends, about: None, ttl: 64, is_marked: false }))
 }

@@ -164,8 +164,7 @@ impl Packet {
                 let extension = if self.has_option { extension } else { &[] };
                 let mut ip = vec![0x60 | class >> 4, class << 4, 0x12, 0x34];
                 ip.extend(length(extension.len() + l4.len()));
-                let next =
-                    if self.has_option { DESTINATION_OPTIONS } else { self.protocol(true) };
+                let next = if self.has_option { DESTINATION_OPTIONS } else { self.protocol(true) };
                 ip.extend([next, look.ttl]);
                 ip.extend(source.octets());
                 ip.extend(destination.octets());

@@ -200,7 +200,8 @@ impl Node {
         // An error goes against the packet that it is about.
         if let Some(about) = identity.about {
             let quoted = [6, 17, 132].into_iter().find(|it| about.protocol == *it).unwrap_or(0);
-            if self.is_service(about.ends.source, quoted) && self.is_own(about.ends.source.address) {
+            if self.is_service(about.ends.source, quoted) && self.is_own(about.ends.source.address)
+            {
                 return Sort::OfService { answers: false };
             }
             if self.is_service(about.ends.destination, quoted)
@@ -366,7 +367,8 @@ impl Group {
     fn settle_node(&mut self) {
         let mut left: BTreeMap<Option<Ends>, (usize, usize)> = BTreeMap::new();
         // Those that compete for the same twins: with one other end, at one point.
-        let mut rivals: BTreeMap<(Point, Option<End>), Vec<(Option<Ends>, usize)>> = BTreeMap::new();
+        let mut rivals: BTreeMap<(Point, Option<End>), Vec<(Option<Ends>, usize)>> =
+            BTreeMap::new();
         for (both, counts) in &self.of_node {
             for (ends, points) in counts {
                 for (point, count) in points {

@@ -141,8 +141,7 @@ fn classifier(node: &Node) -> Classifier {
             (interface.ifindex, link)
         })
         .collect();
-    let view =
-        View { links, own: node.own.clone(), local: node.local.clone(), ..View::default() };
+    let view = View { links, own: node.own.clone(), local: node.local.clone(), ..View::default() };
     let policy = Policy {
         svcnet: node.svcnet.clone(),
         nodeports: node.nodeports.clone(),

@@ -196,7 +196,9 @@ impl Topology {
             own,
             local,
             interfaces,
-            svcnet: ["172.20.0.0/16", "fd00:ffff::/108"].map(|net| net.parse().expect("a prefix")).into(),
+            svcnet: ["172.20.0.0/16", "fd00:ffff::/108"]
+                .map(|net| net.parse().expect("a prefix"))
+                .into(),
             nodeports: 30_000..=32_767,
             tapped,
             untapped,
@@ -242,7 +244,15 @@ impl Topology {
             Coverage::Lagging(bits) => {
                 let known = of(&|other| other == node || self.nodes[other].is_tapped);
                 let is_known = |at: &usize| bits >> (at % 29) & 1 == 1;
-                (known.into_iter().enumerate().filter(|(at, _)| is_known(at)).map(|(_, net)| net).collect(), Vec::new())
+                (
+                    known
+                        .into_iter()
+                        .enumerate()
+                        .filter(|(at, _)| is_known(at))
+                        .map(|(_, net)| net)
+                        .collect(),
+                    Vec::new(),
+                )
             }
         }
     }

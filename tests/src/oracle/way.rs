@@ -10,9 +10,7 @@ use std::net::IpAddr;
 
 use super::packet::{End, Ends};
 use super::rule::Direction;
-use super::topology::{
-    BR_EX, BRIDGE, Cni, ETH0, ETH1, Pod, TUNNEL, Topology, branch, veth,
-};
+use super::topology::{BR_EX, BRIDGE, Cni, ETH0, ETH1, Pod, TUNNEL, Topology, branch, veth};
 
 /// What a copy of a packet is worth; the least is the one to be reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,7 +130,14 @@ impl Way<'_> {
     }
 
     /// Off a node, or onto it: the points of its uplink.
-    fn uplink(&mut self, node: usize, pod: Option<Pod>, direction: Direction, ends: Ends, view: View) {
+    fn uplink(
+        &mut self,
+        node: usize,
+        pod: Option<Pod>,
+        direction: Direction,
+        ends: Ends,
+        view: View,
+    ) {
         let plan = &self.topology.nodes[node];
         let from = self.hops.len();
         match pod {

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::identity::Identity;
 use super::load::{self, Form, Piece};
 use super::packet::{Body, Ends, Look, Packet, flag, low16, low32};
-use super::taps::mixed;
 use super::rule::{Direction, Node, Sighting};
+use super::taps::mixed;
 use super::topology::Topology;
 use super::way::{Conversation, Hop, Kind, View};
 
@@ -118,8 +118,7 @@ impl World {
         let nodes = (0..count)
             .map(|node| plan.topology.nodes[node].is_tapped.then(|| plan.topology.describe(node)))
             .collect();
-        let mut world =
-            Self { nodes, sightings: vec![Vec::new(); count], truth: Truth::default() };
+        let mut world = Self { nodes, sightings: vec![Vec::new(); count], truth: Truth::default() };
         let mut clock = 1_000_000_000;
         let mut learned = Learned::default();
         for (number, message) in plan.messages.iter().enumerate() {
@@ -135,13 +134,7 @@ impl World {
         world
     }
 
-    fn send(
-        &mut self,
-        plan: &Plan,
-        number: usize,
-        at_ns: u64,
-        learned: &mut Learned,
-    ) {
+    fn send(&mut self, plan: &Plan, number: usize, at_ns: u64, learned: &mut Learned) {
         let message = &plan.messages[number];
         let (conversation, transport) = &plan.conversations[message.conversation];
         let mut hops = conversation.way(&plan.topology, message.is_reply);
@@ -149,8 +142,8 @@ impl World {
             hops.truncate(last % hops.len() + 1);
         }
         let packet = packet(plan, number, *transport);
-        let from_router =
-            matches!(message.load, Load::Error(true)) && comes_from_outside(conversation, message.is_reply);
+        let from_router = matches!(message.load, Load::Error(true))
+            && comes_from_outside(conversation, message.is_reply);
         let looks: Vec<Look> = hops
             .iter()
             .zip(0u8..)
@@ -169,9 +162,12 @@ impl World {
             let is_inner = hop.view == View::Outer && conversation.kind_is_inside();
             let form = if is_inner { Form::Wire } else { Form::from_bits(bits) };
             let mut time = at_ns + u64::from(at) * HOP_NS + (message.look >> (at % 32) & 0xfff);
-            for mut piece in load::pieces(&packet, look, pieces_of(message.load), form, bits & 8 != 0) {
+            for mut piece in
+                load::pieces(&packet, look, pieces_of(message.load), form, bits & 8 != 0)
+            {
                 if is_inner {
-                    piece = load::encapsulated(&piece, conversation.v6, &plan.topology, &hops, number);
+                    piece =
+                        load::encapsulated(&piece, conversation.v6, &plan.topology, &hops, number);
                 }
                 let link = u8::try_from(hop.ifindex).unwrap_or(0);
                 self.sightings[hop.node].push(sighting(time, hop, piece, link));
@@ -350,7 +346,8 @@ fn packet(plan: &Plan, number: usize, transport: Transport) -> Packet {
     let (conversation, _) = &plan.conversations[message.conversation];
     let unique = |len: usize| -> Vec<u8> {
         // No two stretches of it are alike.
-        let words = (0..len.max(6)).map(|at| mixed(number as u64, at as u64 / 8).to_be_bytes()[at % 8]);
+        let words =
+            (0..len.max(6)).map(|at| mixed(number as u64, at as u64 / 8).to_be_bytes()[at % 8]);
         words.collect()
     };
     let class = match (plan.has_equals_of_all_kinds, conversation.kind) {

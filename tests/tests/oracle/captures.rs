@@ -112,8 +112,7 @@ fn each_frame_of_every_capture_is_reported_once_on_its_way_through_a_node() {
         let running = Running { table_memory: 1 << 23, ..Running::new(workers, number) };
         agrees(&node, &sightings, running).unwrap_or_else(|error| panic!("{path:?}: {error}"));
         // Whatever has nothing of this node in it is plain, and once it is.
-        let is_plain =
-            |it: &Sighting| node.sort(it.ifindex, it.direction, &it.data) == Sort::Plain;
+        let is_plain = |it: &Sighting| node.sort(it.ifindex, it.direction, &it.data) == Sort::Plain;
         if sightings.iter().all(is_plain) {
             let reported: usize = taps::run(&node, &sightings, running).reported.values().sum();
             assert_eq!(reported, count, "{path:?}");

@@ -20,7 +20,10 @@ pub(crate) fn config(cases: u32) -> ProptestConfig {
 }
 
 /// Runs every tap over what it saw; all packets must be accounted for.
-pub(crate) fn outcomes(world: &World, running: Running) -> Result<Vec<Option<Outcome>>, TestCaseError> {
+pub(crate) fn outcomes(
+    world: &World,
+    running: Running,
+) -> Result<Vec<Option<Outcome>>, TestCaseError> {
     let taps = world.nodes.iter().zip(&world.sightings);
     taps.map(|(node, sightings)| {
         let Some(node) = node else { return Ok(None) };
@@ -47,8 +50,12 @@ pub(crate) fn exactly_once(plan: &Plan, running: Running) -> Result<(), TestCase
     let reported = reports(&outcomes(&world, running)?);
     for ((node, identity), right) in &world.truth.right {
         let count = reported.get(&(*node, identity.clone())).copied().unwrap_or(0);
-        prop_assert!(count >= *right, "LOST: node {node} reports {count} of {right} {}\n{}",
-            identity.say(), story(&world, running, identity));
+        prop_assert!(
+            count >= *right,
+            "LOST: node {node} reports {count} of {right} {}\n{}",
+            identity.say(),
+            story(&world, running, identity)
+        );
     }
     for ((node, identity), count) in &reported {
         let key = (*node, identity.clone());
@@ -84,15 +91,22 @@ pub(crate) fn never_lost(
     }
     for (invariant, (packets, at_most)) in &world.truth.seen {
         let count = counts.get(invariant).copied().unwrap_or(0);
-        let name = || world.truth.right.keys().find(|(_, it)| it.invariant == *invariant).map(|(_, it)| it);
-        prop_assert!(count >= *packets, "LOST: {count} of {packets}, such as {}\n{}",
+        let name = || {
+            world.truth.right.keys().find(|(_, it)| it.invariant == *invariant).map(|(_, it)| it)
+        };
+        prop_assert!(
+            count >= *packets,
+            "LOST: {count} of {packets}, such as {}\n{}",
             name().map_or(String::new(), Identity::say),
-            name().map_or(String::new(), |it| story(&world, running, it)));
+            name().map_or(String::new(), |it| story(&world, running, it))
+        );
         let at_most = at_most + more.get(invariant).copied().unwrap_or(0);
-        prop_assert!(!at_most_once_a_node || count <= at_most,
+        prop_assert!(
+            !at_most_once_a_node || count <= at_most,
             "DOUBLED: {count} of {packets}, at most {at_most}, such as {}\n{}",
             name().map_or(String::new(), Identity::say),
-            name().map_or(String::new(), |it| story(&world, running, it)));
+            name().map_or(String::new(), |it| story(&world, running, it))
+        );
     }
     Ok(())
 }

@@ -229,7 +229,10 @@ fn a_filter_narrows_every_election_and_never_widens() {
     assert_eq!(verdict(&covered, &[], &packet(17, 0)), Verdict::Drop(DropReason::Covered));
     // Also where nobody is elected: a capture of one interface takes all that the filter takes.
     assert_eq!(verdict(&covered, &[], &packet(6, 0)), Verdict::Drop(DropReason::NodeFilter));
-    assert_eq!(verdict(&policy, &[sensor], &packet(17, 110)), Verdict::Drop(DropReason::OwnTraffic));
+    assert_eq!(
+        verdict(&policy, &[sensor], &packet(17, 110)),
+        Verdict::Drop(DropReason::OwnTraffic)
+    );
 }
 
 #[test]

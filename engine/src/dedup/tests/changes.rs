@@ -281,7 +281,7 @@ const SOURCE: Translated = Translated { source: true, destination: false };
 const DESTINATION: Translated = Translated { source: false, destination: true };
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 12 } else { 600 }))]
+    #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
     fn what_a_host_changes_leaves_the_key(recipe in recipe(), noise in any::<[u8; 32]>(), tag in 0..3usize) {
@@ -365,7 +365,6 @@ fn ends() -> impl Iterator<Item = (Vec<u8>, u16)> {
 
 /// Pods that send the same to one server are told apart: in 10 bits each, and in 20 more.
 #[test]
-#[cfg_attr(miri, ignore = "counts, too many for Miri")]
 fn ends_that_are_alike_have_different_fingerprints() {
     for len in [4, 16] {
         let mut keys: Vec<Key> = Vec::new();

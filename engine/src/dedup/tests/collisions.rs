@@ -38,7 +38,6 @@ fn false_drops(memory: u64, bits: u32, count: u64) -> u64 {
 
 /// The formula: a full bucket has four others, each of which is equal in all bits with 2^-bits.
 #[test]
-#[cfg_attr(miri, ignore = "counts, too many for Miri")]
 fn false_drops_are_as_many_as_the_formula_says_at_every_width() {
     for bits in [8, 10, 12, 14, 16] {
         let count = 1 << (bits + 7).max(20);

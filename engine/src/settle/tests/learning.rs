@@ -26,7 +26,10 @@ fn the_nodes_own_flow_waits_once_then_goes_at_once_in_order() {
     let other = copy(0, UPLINK, Out, tcp((OWN, 40_001), SERVER, SYN, 7));
     for seq in 1..6 {
         node.pass(MS);
-        assert_eq!(node.see(&if seq % 2 == 0 { out(ACK, seq) } else { back(ACK, seq) }), Verdict::Hold);
+        assert_eq!(
+            node.see(&if seq % 2 == 0 { out(ACK, seq) } else { back(ACK, seq) }),
+            Verdict::Hold
+        );
         node.see(&other);
     }
     node.pass(5 * MS);
@@ -73,6 +76,7 @@ fn a_flow_that_finds_a_twin_is_translated_from_then_on() {
     // The twin comes before a minute is over; then it is doubted, and the flow is the node's.
     node.pass(10 * MS);
     assert_eq!(node.see(&back(ACK, 5)), Verdict::Hold, "one that had none teaches nothing");
+    node.pass(10 * MS);
     node.pass(61_000 * MS);
     assert_eq!(node.see(&back(ACK, 6)), Verdict::Hold);
     node.pass(10 * MS);
@@ -156,7 +160,7 @@ fn a_port_of_the_node_port_range_that_opens_a_connection_is_no_service() {
     assert_eq!(node.see(&copy(0, POD, In, tcp(CLIENT, NODE_PORT, SYN, 5))), Verdict::Hold);
     assert_eq!(node.see(&copy(0, POD, In, tcp(CLIENT, own, SYN, 6))), Verdict::Hold);
     node.see(&copy(1, POD_B, Out, tcp((OWN, 42_000), BACKEND, SYN, 6)));
-    node.pass(MS);
+    node.pass(20 * MS);
     assert_eq!(node.dropped(DropReason::Service), 1);
 }
 
@@ -193,6 +197,7 @@ fn a_flood_of_new_flows_makes_known_ones_unknown_and_loses_nothing() {
             node.pass(10 * MS);
         }
     }
+    node.pass(10 * MS);
     assert_eq!(node.see(&out(ACK, 3)), Verdict::Hold);
     assert_eq!(node.end().len(), 3002);
 }

@@ -47,24 +47,14 @@ fn rows_9_and_10_a_ping_and_what_a_router_says_about_a_packet() {
     };
     exactly(
         &[
-            vec![
-                copy(0, POD, In, ping(8, A, NET, 7)),
-                copy(1, UPLINK, Out, ping(8, OWN, NET, 9)),
-            ],
-            vec![
-                copy(1, UPLINK, In, ping(0, NET, OWN, 9)),
-                copy(0, POD, Out, ping(0, NET, A, 7)),
-            ],
+            vec![copy(0, POD, In, ping(8, A, NET, 7)), copy(1, UPLINK, Out, ping(8, OWN, NET, 9))],
+            vec![copy(1, UPLINK, In, ping(0, NET, OWN, 9)), copy(0, POD, Out, ping(0, NET, A, 7))],
             vec![
                 copy(1, UPLINK, In, error(OWN, &tcp(NATED, SERVER, ACK, 5))),
                 copy(0, POD, Out, error(A, &tcp(CLIENT, SERVER, ACK, 5))),
             ],
         ],
-        &[
-            format!("{A}:0 > {NET}:0"),
-            format!("{NET}:0 > {A}:0"),
-            format!("203.0.113.1:0 > {A}:0"),
-        ],
+        &[format!("{A}:0 > {NET}:0"), format!("{NET}:0 > {A}:0"), format!("203.0.113.1:0 > {A}:0")],
     );
 }
 

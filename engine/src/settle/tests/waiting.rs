@@ -75,8 +75,7 @@ fn an_icmp_error_about_a_request_is_the_nodes_own_and_reported() {
     assert_eq!(node.end().len(), 2);
     // Of a request that went to a pod, the error comes back with the service's address.
     let mut node = Node::new();
-    let (before, after) =
-        (udp(A, SVC, (5000, 53), b"ask"), udp(A, B, (5000, 5353), b"ask"));
+    let (before, after) = (udp(A, SVC, (5000, 53), b"ask"), udp(A, B, (5000, 5353), b"ask"));
     let error = |from: &str, about: &[u8]| {
         let message = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &about[14..]].concat();
         packet(protocol::ICMP, from, A, &message)
@@ -202,10 +201,7 @@ fn a_capture_of_all_nodes_or_of_none_waits_for_nothing() {
         Verdict::Report,
         "the node's address is reported, and its twin's too: nobody is elected",
     );
-    assert_eq!(
-        node.see(&copy(0, POD, In, tcp(CLIENT, SERVER, ACK, 2))),
-        Verdict::Report,
-    );
+    assert_eq!(node.see(&copy(0, POD, In, tcp(CLIENT, SERVER, ACK, 2))), Verdict::Report,);
     assert_eq!(
         node.see(&copy(0, UPLINK, Out, tcp(NATED, SERVER, ACK, 2))),
         Verdict::Drop(DropReason::Duplicate),
