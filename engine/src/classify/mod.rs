@@ -298,6 +298,7 @@ impl Classifier {
         self.tapped.contains(source)
             && !self.untapped.contains(source)
             && !self.local.contains(source)
+            && !self.service.contains(source)
     }
 
     /// An outer packet between nodes: its inner one is seen at the overlay's device and the pod.

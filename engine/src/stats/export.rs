@@ -22,8 +22,6 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
-use crate::net::Counters;
-
 use super::control::ControlStats;
 use super::histogram::{Distribution, SharedHistograms, Stage};
 use super::sensor::{Move, SensorState, SensorStats};
