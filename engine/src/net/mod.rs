@@ -82,4 +82,7 @@ pub struct View {
     pub local: Vec<IpNet>,
     /// UDP ports of the node's VXLAN and Geneve devices, sorted, each once.
     pub overlay_ports: Vec<u16>,
+    /// Bytes of the largest super-frame of any Ethernet link (`gso_max_size`, `gro_max_size` and those for
+    /// IPv4), without link header.
+    pub largest_frame: u32,
 }

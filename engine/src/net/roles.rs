@@ -50,7 +50,9 @@ pub(super) fn build(tables: &Tables) -> View {
 
     let mut own: Vec<IpAddr> = own.into_iter().collect();
     own.sort_unstable();
-    View { links: links.collect(), own, local, overlay_ports }
+    let ethernet = tables.devices().values().filter(|device| device.link.is_ethernet);
+    let largest_frame = ethernet.map(|device| device.largest_frame).max().unwrap_or(0);
+    View { links: links.collect(), own, local, overlay_ports, largest_frame }
 }
 
 fn own_addresses(tables: &Tables) -> HashSet<IpAddr> {
