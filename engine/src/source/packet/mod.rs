@@ -18,6 +18,8 @@
 //! Which bytes of a frame are captured is the filter's to say: its return value is the snaplen.
 
 mod block;
+#[cfg(test)]
+mod fanout_tests;
 mod geometry;
 mod ring;
 #[cfg(test)]
