@@ -34,8 +34,6 @@ pub(super) enum Value {
     Network(fn(&Counters) -> &AtomicU64),
     NetworkGauge(fn(&Counters) -> &AtomicU64),
     Clients,
-    Network(fn(&Counters) -> &AtomicU64),
-    NetworkGauge(fn(&Counters) -> &AtomicU64),
     SensorMoves,
     SensorCount(fn(&SensorStats) -> u64),
     SensorGauge(fn(&SensorStats) -> u64),
@@ -326,26 +324,6 @@ pub const METRICS: &[Metric] = &[
         "Time that frames took: in the ring until a worker took them, then until their datagram \
          was handed on, then until the kernel had it",
         Value::Latency,
-    ),
-    metric(
-        "podtap_network_views_total",
-        "Times that links, addresses or routes changed what they mean to the tap",
-        Value::Network(|network| &network.views),
-    ),
-    metric(
-        "podtap_network_overruns_total",
-        "Times that the kernel had more changes to tell than its queue for the tap holds; each was made good",
-        Value::Network(|network| &network.overruns),
-    ),
-    metric(
-        "podtap_network_dumps_total",
-        "Times that the tap asked the kernel for the whole network",
-        Value::Network(|network| &network.dumps),
-    ),
-    metric(
-        "podtap_network_links_unnumbered",
-        "Tapped interfaces beyond the number of those whose copies can be found",
-        Value::NetworkGauge(|network| &network.unnumbered),
     ),
     metric("podtap_build_info", "What runs here", Value::Build),
 ];
