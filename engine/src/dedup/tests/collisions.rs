@@ -41,7 +41,7 @@ fn false_drops(memory: u64, bits: u32, count: u64) -> u64 {
 fn false_drops_are_as_many_as_the_formula_says_at_every_width() {
     for bits in [8, 10, 12, 14, 16] {
         let count = 1 << (bits + 7).max(20);
-        let expected = count * 4 >> bits;
+        let expected = (count * 4) >> bits;
         let measured = false_drops(MIN_MEMORY, bits, count);
         eprintln!(
             "{bits} bits: {measured} of {count} dropped; 4 * 2^-{bits} says {expected} at most"
