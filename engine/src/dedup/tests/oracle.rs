@@ -14,6 +14,7 @@ const TICK_NS: u64 = 1000;
 /// Content, source, destination.
 type Name = (u64, u64, u64);
 
+#[derive(Clone)]
 struct Entry {
     name: Name,
     counts: HashMap<u16, u32>,
