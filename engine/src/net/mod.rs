@@ -24,6 +24,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 pub use monitor::{Counters, Monitor, Options, snapshot};
 pub use select::{InterfaceSelection, RoleOverrides, SelectionError};
+pub use slots::SHARED_SLOT;
 
 /// What an interface is to the node, from routes and addresses, never from its name alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,7 +64,7 @@ pub struct Link {
     pub addresses: Vec<IpNet>,
     /// See [`Role`].
     pub role: Role,
-    /// Dense number, 1..1024, kept for as long as the link lives and reused later; 0 if there are
+    /// Dense number, 1..1022, kept for as long as the link lives and reused later; 0 if there are
     /// more links than numbers. Names the link in the dedup table.
     pub slot: u16,
     /// False where `--interface` leaves it out; always false for what is not Ethernet.

@@ -1,16 +1,24 @@
-//! Dense numbers for links, 1..=1024: they name a link in the dedup table.
+//! Dense numbers for links, 1..=1022: they name a link in the dedup table.
 //!
 //! ```text
 //! link appears --take--> the number free for longest      link goes --release--> end of the queue
 //! ```
 //!
 //! First in, first out: entries that a dead link left in the dedup table have the most time to
-//! expire before its number means another link.
+//! expire before its number means another link. One more number is shared by all links that have
+//! none of their own, or are not known yet ([`SHARED_SLOT`]).
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-/// The most links that have numbers at once.
-const SLOTS: u16 = 1024;
+/// The number of links without one: those that netlink has not told of yet, and those that came when
+/// all were taken. They see each other's packets as repeats, which costs duplicates, but nobody
+/// else's: what a new pod sends is a copy at the next point.
+pub const SHARED_SLOT: u16 = SLOTS + 1;
+
+/// The most links that have numbers at once. A point is twice the number, and one for "in"; the
+/// table's points have 11 bits.
+const SLOTS: u16 = 1022;
+const _: () = assert!(SHARED_SLOT * 2 + 1 < 1 << 11);
 
 #[derive(Debug)]
 pub(super) struct Slots {
@@ -92,12 +100,13 @@ mod tests {
         for ifindex in 1..=u32::from(SLOTS) + 2 {
             slots.take(ifindex);
         }
-        assert_eq!((slots.get(1024), slots.get(1025), slots.get(1026)), (1024, 0, 0));
-        slots.release(1025);
+        let last = u32::from(SLOTS);
+        assert_eq!((slots.get(last), slots.get(last + 1), slots.get(last + 2)), (SLOTS, 0, 0));
+        slots.release(last + 1);
         slots.release(5);
-        assert_eq!(slots.get(1026), 5);
-        slots.retain(|ifindex| ifindex == 1026);
-        assert_eq!((slots.get(1026), slots.get(6)), (5, 0));
+        assert_eq!(slots.get(last + 2), 5);
+        slots.retain(|ifindex| ifindex == last + 2);
+        assert_eq!((slots.get(last + 2), slots.get(6)), (5, 0));
         assert_eq!(slots.free.len(), usize::from(SLOTS) - 1);
     }
 
