@@ -446,10 +446,12 @@ impl Group {
     }
 }
 
-/// Where several copies wait and all of them are candidates, one may stand for the others.
+/// Where several copies wait and all of them are candidates, one may stand for the others; and it
+/// may be taken for one of them at a point where it is seen itself, and then seem to be one more.
 fn one_for_all(left: &mut BTreeMap<Option<Ends>, (usize, usize)>) {
+    let sum: usize = left.values().map(|(_, most)| most).sum();
     if left.values().filter(|(_, most)| *most > 0).count() > 1 {
-        left.values_mut().for_each(|(least, _)| *least = 0);
+        left.values_mut().for_each(|range| *range = (0, sum));
     }
 }
 
