@@ -397,10 +397,11 @@ impl Group {
         }
     }
 
-    /// Flows whose requests have a twin, or may have one.
+    /// Flows whose packets have a twin, or may have one.
     fn prove(&self, flows: &mut Flows) {
-        let requests = self.of_service.get(&false).into_iter().flatten();
-        for (ends, points) in requests {
+        // An answer that has its twin here shows it too, though later ones may then be dropped that
+        // have none.
+        for (ends, points) in self.of_service.values().flatten() {
             // Perhaps one that looks like a service's itself.
             let others = self.of_service.values().flat_map(BTreeMap::keys);
             let has_twin = points.keys().any(|point| self.supply(*point, true, |_| true).1 > 0)
