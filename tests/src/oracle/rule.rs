@@ -397,10 +397,11 @@ impl Group {
         }
     }
 
-    /// Flows whose requests have a twin, or may have one.
+    /// Flows whose packets have a twin, or may have one.
     fn prove(&self, flows: &mut Flows) {
-        let requests = self.of_service.get(&false).into_iter().flatten();
-        for (ends, points) in requests {
+        // An answer that has its twin here shows it too, though later ones may then be dropped that
+        // have none.
+        for (ends, points) in self.of_service.values().flatten() {
             // Perhaps one that looks like a service's itself.
             let others = self.of_service.values().flat_map(BTreeMap::keys);
             let has_twin = points.keys().any(|point| self.supply(*point, true, |_| true).1 > 0)
@@ -446,10 +447,12 @@ impl Group {
     }
 }
 
-/// Where several copies wait and all of them are candidates, one may stand for the others.
+/// Where several copies wait and all of them are candidates, one may stand for the others; and it
+/// may be taken for one of them at a point where it is seen itself, and then seem to be one more.
 fn one_for_all(left: &mut BTreeMap<Option<Ends>, (usize, usize)>) {
+    let sum: usize = left.values().map(|(_, most)| most).sum();
     if left.values().filter(|(_, most)| *most > 0).count() > 1 {
-        left.values_mut().for_each(|(least, _)| *least = 0);
+        left.values_mut().for_each(|range| *range = (0, sum));
     }
 }
 

@@ -80,6 +80,24 @@ proptest! {
     }
 
     #[test]
+    fn a_node_reports_what_the_rule_says_of_what_is_left_where_rings_lost_frames(
+        plan in plan(Limits { has_equals_of_all_kinds: false, ..ANYTHING }, any_knowledge()),
+        lost in prop::collection::vec(any::<bool>(), 1..40),
+        workers in 1..=4usize,
+        seed: u64,
+    ) {
+        let world = World::new(&plan);
+        for (node, sightings) in world.nodes.iter().zip(world.sightings) {
+            let Some(node) = node else { continue };
+            let left = sightings.into_iter().zip(lost.iter().cycle()).filter(|(_, lost)| !**lost);
+            let left: Vec<_> = left.map(|(sighting, _)| sighting).collect();
+            for part in windows(&left) {
+                agrees(node, part, Running::new(workers, seed))?;
+            }
+        }
+    }
+
+    #[test]
     fn a_node_reports_what_the_rule_says_of_packets_at_points_where_they_have_no_business(
         plan in plan(Limits { has_equals_of_all_kinds: false, ..ANYTHING }, any_knowledge()),
         moves in prop::collection::vec((any::<prop::sample::Index>(), 0..8usize, any::<bool>()), 1..20),
