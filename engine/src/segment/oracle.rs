@@ -278,15 +278,11 @@ fn a_tunnel_is_cut_as_the_kernel_cuts_it() {
                 offloads("v0", "off");
                 assert_eq!(socket.send(&message).unwrap(), message.len());
                 let kernels = outgoing(&mut source, veth.v0, ours.len());
+                // The device chose another identification for the second packet; from there it counts.
                 let first = kernels[0].as_frame().wire(usize::MAX).to_vec();
+                let shift = id(&ours[0][14..]).wrapping_sub(id(&first[14..]));
                 for (at, (ours, kernels)) in ours.iter().zip(&kernels).enumerate() {
                     let mut kernels = kernels.as_frame().wire(usize::MAX).to_vec();
-                    // The outer packet's identification is the device's choice, counted from there.
-                    let shift = id(&ours[14..]).wrapping_sub(id(&kernels[14..]));
-                    assert_eq!(
-                        shift,
-                        id(&cut_first(&ours_first(&whole))[14..]).wrapping_sub(id(&first[14..]))
-                    );
                     let fixed = id(&kernels[14..]).wrapping_add(shift);
                     kernels[18..20].copy_from_slice(&fixed.to_be_bytes());
                     kernels[24..26].copy_from_slice(&ours[24..26]);
@@ -300,14 +296,6 @@ fn a_tunnel_is_cut_as_the_kernel_cuts_it() {
 /// Identification of the IPv4 packet `ip`.
 fn id(ip: &[u8]) -> u16 {
     u16::from_be_bytes([ip[4], ip[5]])
-}
-
-fn ours_first(whole: &OwnedFrame) -> Vec<Vec<u8>> {
-    cut(whole).1
-}
-
-fn cut_first(segments: &[Vec<u8>]) -> Vec<u8> {
-    segments[0].clone()
 }
 
 /// Asks the kernel for super-frames of more than 64 kB on `link`; `ip` knows not all of the names.

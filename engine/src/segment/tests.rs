@@ -208,8 +208,8 @@ fn in_vxlan(inner: &[u8], checksum: u16) -> Vec<u8> {
     let mut data =
         super_frame(Network::V4, protocol::UDP, &[&[8, 0, 0, 0, 0, 0, 1, 0], inner].concat());
     data[36..38].copy_from_slice(&4789_u16.to_be_bytes());
-    let len = low16(data.len() - 34);
-    data[38..40].copy_from_slice(&len.to_be_bytes());
+    let len = low16(data.len() - 34).to_be_bytes();
+    data[38..40].copy_from_slice(&len);
     data[40..42].copy_from_slice(&checksum.to_be_bytes());
     data
 }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::testnet::{Veth, in_netns, ipv4, udp};
+use super::testnet::{self, Veth, in_netns, ipv4, udp};
 use super::*;
 use crate::source::Batch;
 
@@ -38,7 +38,7 @@ fn meet(conversations: &[Vec<Vec<u8>>]) {
             let veth = Veth::new();
             let mut sources = group(members);
             let mut of = HashMap::new();
-            let (mut seen, mut got) = (HashMap::<_, HashSet<usize>>::new(), vec![0; members]);
+            let (mut seen, mut got) = (HashMap::new(), vec![0; members]);
             let mut expected = 0;
             for (number, frames) in conversations.iter().enumerate() {
                 for frame in frames {
@@ -46,46 +46,41 @@ fn meet(conversations: &[Vec<Vec<u8>>]) {
                     veth.send(frame);
                     expected += 2;
                 }
-                for (which, source) in sources.iter_mut().enumerate() {
-                    let mut take = |source: &mut PacketSource| {
-                        while let Some(batch) = source.next_batch() {
-                            for frame in batch.frames() {
-                                let bytes = frame.wire(usize::MAX).to_vec();
-                                let number = of.get(&bytes).expect("a frame that was sent");
-                                seen.entry(*number).or_default().insert(which);
-                                got[which] += 1;
-                            }
-                        }
-                    };
-                    take(source);
-                }
+                drain(&mut sources, &of, &mut seen, &mut got);
             }
             for _ in 0..2000 {
-                for (which, source) in sources.iter_mut().enumerate() {
-                    while let Some(batch) = source.next_batch() {
-                        for frame in batch.frames() {
-                            let bytes = frame.wire(usize::MAX).to_vec();
-                            seen.entry(of[&bytes]).or_default().insert(which);
-                            got[which] += 1;
-                        }
-                    }
-                    source.wait(Duration::from_millis(1)).unwrap();
-                }
+                drain(&mut sources, &of, &mut seen, &mut got);
+                sources[0].wait(Duration::from_millis(1)).unwrap();
                 if got.iter().sum::<usize>() >= expected {
                     break;
                 }
             }
             assert_eq!(got.iter().sum::<usize>(), expected);
             let apart: Vec<_> = seen.iter().filter(|(_, sources)| sources.len() > 1).collect();
-            assert!(apart.is_empty(), "{members} members: {apart:?}");
+            assert!(apart.is_empty(), "{members} members: {} of {}", apart.len(), seen.len());
             assert!(got.iter().all(|count| *count > 0), "all get some: {got:?}");
-            ip_gone();
+            testnet::ip("link del v0");
         }
     });
 }
 
-fn ip_gone() {
-    super::testnet::ip("link del v0");
+/// Notes which source each waiting frame came to.
+fn drain(
+    sources: &mut [PacketSource],
+    of: &HashMap<Vec<u8>, usize>,
+    seen: &mut HashMap<usize, HashSet<usize>>,
+    got: &mut [usize],
+) {
+    for (which, source) in sources.iter_mut().enumerate() {
+        while let Some(batch) = source.next_batch() {
+            for frame in batch.frames() {
+                let bytes = frame.wire(usize::MAX).to_vec();
+                let number = of.get(&bytes).expect("a frame that was sent");
+                seen.entry(*number).or_default().insert(which);
+                got[which] += 1;
+            }
+        }
+    }
 }
 
 fn tagged(mut frame: Vec<u8>) -> Vec<u8> {
