@@ -19,7 +19,7 @@ use crate::source::packet::{Geometry, PacketOptions, PacketSource};
 use crate::source::{Batch, Source};
 use crate::sys::Waker;
 use crate::sys::packet::{self, VNET_GSO_ECN, VNET_NEEDS_CSUM, VnetHeader};
-use crate::wire::protocol;
+use crate::wire::{Network, protocol};
 
 pub(super) fn capture(budget: u64) -> PacketSource {
     let geometry = Geometry::from_budget(budget, 1).unwrap();
