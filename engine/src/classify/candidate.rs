@@ -107,3 +107,148 @@ impl Classifier {
         Some(Candidate::Node { translated })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{POD, UPLINK, ask, at, classifier, packet, policy, tcp, udp, view};
+    use super::*;
+    use crate::classify::{Election, Policy};
+    use crate::frame::Direction::{self, In, Out};
+    use crate::stats::DropReason;
+
+    fn candidate(data: &[u8], ifindex: u32, direction: Direction) -> Option<Candidate> {
+        ask(&classifier(), &at(data, ifindex, direction)).unwrap().candidate
+    }
+
+    const SOURCE: Translated = Translated { source: true, destination: false };
+    const DESTINATION: Translated = Translated { source: false, destination: true };
+
+    #[test]
+    fn a_service_address_makes_a_candidate_at_any_point_unless_it_is_the_nodes_own() {
+        let request = udp("10.0.1.101", "172.20.0.99", (1000, 53), b"x");
+        let reply = udp("172.20.0.99", "10.0.1.101", (53, 1000), b"x");
+        for (ifindex, direction) in [(POD, In), (UPLINK, Out), (POD, Out)] {
+            let said = candidate(&request, ifindex, direction);
+            assert_eq!(said, Some(Candidate::Service { answers: false }));
+            let said = candidate(&reply, ifindex, direction);
+            assert_eq!(said, Some(Candidate::Service { answers: true }));
+            assert_eq!(said.unwrap().ignored(), BOTH);
+        }
+        let node_local = udp("10.0.1.101", "172.20.0.10", (1000, 53), b"x");
+        assert_eq!(candidate(&node_local, POD, In), None);
+        let plain = udp("10.0.1.101", "10.0.2.101", (1000, 53), b"x");
+        assert_eq!(candidate(&plain, UPLINK, Out), None, "nearly all packets");
+    }
+
+    #[test]
+    fn the_nodes_address_with_a_port_of_the_range_is_a_node_port() {
+        let (own, client) = ("10.0.1.10", "203.0.113.10");
+        for (port, is_in) in [(29_999, false), (30_000, true), (32_767, true), (32_768, false)] {
+            let (to, from) = (tcp(client, own, (999, port)), tcp(own, client, (port, 999)));
+            let request = Candidate::NodePort { answers: false, at_uplink: true };
+            assert_eq!(candidate(&to, UPLINK, In) == Some(request), is_in, "{port}");
+            let answer = Candidate::NodePort { answers: true, at_uplink: true };
+            assert_eq!(candidate(&from, UPLINK, Out) == Some(answer), is_in, "{port}");
+            let at_pod = Candidate::NodePort { answers: true, at_uplink: false };
+            assert_eq!(candidate(&from, POD, Out), is_in.then_some(at_pod), "{port}");
+            // Another node's address is no service of this one.
+            assert_eq!(candidate(&tcp("10.0.1.101", "10.0.2.10", (999, port)), POD, In), None);
+        }
+        // What ICMP says about a request is an answer.
+        let about = tcp(client, own, (999, 30_080));
+        let error = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &about[14..]].concat();
+        let error = packet(protocol::ICMP, own, client, &error);
+        let answer = Candidate::NodePort { answers: true, at_uplink: true };
+        assert_eq!(candidate(&error, UPLINK, Out), Some(answer));
+    }
+
+    #[test]
+    fn an_own_address_at_an_uplink_may_stand_for_a_pods_and_nowhere_else() {
+        let node = |translated| Some(Candidate::Node { translated });
+        let leaving = udp("10.0.1.10", "203.0.113.10", (1000, 53), b"x");
+        assert_eq!(candidate(&leaving, UPLINK, Out), node(SOURCE));
+        assert_eq!(candidate(&leaving, POD, In), None);
+        let arriving = udp("203.0.113.10", "10.0.1.10", (53, 1000), b"x");
+        assert_eq!(candidate(&arriving, UPLINK, In), node(DESTINATION));
+        assert_eq!(candidate(&arriving, POD, Out), None);
+        // Neither the other direction's end.
+        assert_eq!(candidate(&arriving, UPLINK, Out), None);
+        assert_eq!(candidate(&leaving, UPLINK, In), None);
+        // Without ports either end may have been another.
+        let mut tail = leaving.clone();
+        tail[14 + 7] = 100;
+        assert_eq!(candidate(&tail, UPLINK, Out), node(BOTH));
+        let ping = packet(protocol::ICMP, "10.0.1.10", "203.0.113.10", &[8, 0, 0, 0, 0, 1, 0, 1]);
+        assert_eq!(candidate(&ping, UPLINK, Out), node(BOTH));
+        // Nobody is elected: there are no services, but translations still are.
+        let none = Policy { election: Election::None, ..policy() };
+        let c = Classifier::new(&none, &view(), &[]);
+        let service = udp("10.0.1.101", "172.20.0.99", (1000, 53), b"x");
+        assert_eq!(ask(&c, &at(&service, POD, In)).unwrap().candidate, None);
+        assert_eq!(ask(&c, &at(&leaving, UPLINK, Out)).unwrap().candidate, node(SOURCE));
+        assert!(!c.settles());
+    }
+
+    #[test]
+    fn who_asks_by_arp_on_another_tapped_node_is_that_nodes_to_report() {
+        let arp = |sender: [u8; 4]| {
+            let mut data = vec![2; 12];
+            data.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 2, 2, 2, 2, 2]);
+            data.extend(sender);
+            data.extend([0, 0, 0, 0, 0, 0, 10, 0, 1, 10]);
+            data
+        };
+        let c = classifier();
+        let filter = c.filter(&[]);
+        for (sender, ifindex, direction, is_covered) in [
+            ([10, 0, 2, 10], UPLINK, In, true),
+            ([10, 0, 2, 10], POD, Out, true),
+            ([10, 0, 1, 10], UPLINK, Out, false),
+            ([10, 0, 1, 101], POD, In, false),
+            ([203, 0, 113, 1], UPLINK, In, false),
+            ([10, 0, 200, 7], UPLINK, In, false),
+        ] {
+            let data = arp(sender);
+            let frame = at(&data, ifindex, direction);
+            let said = ask(&c, &frame);
+            assert_eq!(said.err() == Some(DropReason::Covered), is_covered, "{sender:?}");
+            assert_eq!(filter.run_in_kernel(&frame) == 0, is_covered, "{sender:?}");
+            for len in 14..data.len() {
+                let cut = at(&data[..len], ifindex, direction);
+                let kernel_drops = filter.run_in_kernel(&cut) == 0;
+                assert!(!kernel_drops || ask(&c, &cut).is_err(), "the filter is a shortcut");
+            }
+            let mut other = data.clone();
+            other[18] = 8; // no Ethernet addresses
+            ask(&c, &at(&other, ifindex, direction)).unwrap();
+            assert_ne!(filter.run_in_kernel(&at(&other, ifindex, direction)), 0);
+        }
+    }
+
+    #[test]
+    fn service_addresses_pass_the_kernel() {
+        let c = classifier();
+        let request = udp("10.0.1.101", "172.20.0.99", (1000, 53), b"x");
+        let reply = udp("172.20.0.99", "10.0.1.101", (53, 1000), b"x");
+        for (data, direction) in [(&request, In), (&reply, Out)] {
+            assert_ne!(c.filter(&[]).run(&at(data, POD, direction)), 0);
+        }
+    }
+
+    #[test]
+    fn the_ports_of_the_nodes_own_overlay_devices_count_beside_those_of_the_flag() {
+        let mut with_device = view();
+        with_device.links.extend([super::super::tests::link(
+            30,
+            crate::net::Role::Uplink,
+            "vxlan",
+        )]);
+        with_device.overlay_ports = vec![8473];
+        let c = Classifier::new(&policy(), &with_device, &[]);
+        for (port, is_overlay) in [(4789, true), (8473, true), (8474, false)] {
+            let outer = udp("10.0.1.10", "10.0.2.10", (5555, port), b"vxlan");
+            let said = ask(&c, &at(&outer, UPLINK, Out));
+            assert_eq!(said.err() == Some(DropReason::Overlay), is_overlay, "{port}");
+        }
+    }
+}

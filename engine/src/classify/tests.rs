@@ -113,7 +113,7 @@ pub(crate) fn ask(classifier: &Classifier, frame: &Frame<'_>) -> Result<Scope, D
     classifier.classify(frame, &Headers::parse(frame.data))
 }
 
-fn classifier() -> Classifier {
+pub(crate) fn classifier() -> Classifier {
     Classifier::new(&policy(), &view(), &["10.0.250.10".parse().unwrap()])
 }
 

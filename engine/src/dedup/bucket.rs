@@ -244,13 +244,13 @@ impl<const N: usize> Bucket<N> {
             if !view.is_started() || view.state.check() != key.check() || !view.time.is_live(now) {
                 continue;
             }
-            // With both ends equal it is the packet itself, and counts decide; of many identical
-            // ones too, none is a copy of the others.
-            let is_late = view.is_late(now);
-            let seen = match (ends, view.state.see(point, is_late)) {
+            // With both ends equal it is the packet itself, not a translation of it: however many
+            // of it there are, only its own counts make it a copy.
+            let late = view.is_late(now);
+            let seen = match (ends, view.state.see(point, late)) {
                 (2, Sighting::Duplicate(state)) => Some(state),
                 (2, _) => None,
-                _ => view.state.see_copy(point, is_late),
+                _ => view.state.see_copy(point, late),
             };
             let Some(state) = seen else { continue };
             if best.is_none_or(|(_, _, _, most)| ends > most) {

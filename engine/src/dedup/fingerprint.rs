@@ -56,7 +56,7 @@ impl Fingerprinter {
 
     /// For other hashes that nobody may aim at.
     #[must_use]
-    pub(crate) fn seed(&self) -> u64 {
+    pub fn seed(&self) -> u64 {
         self.seed
     }
 

@@ -99,6 +99,38 @@ fn the_same_bytes_twice_at_one_point_are_two_packets() {
 }
 
 #[test]
+fn what_goes_through_a_service_is_written_with_the_pods_address_whatever_the_pace() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pod, uplink) = (dir.path().join("pod.pcap"), dir.path().join("uplink.pcap"));
+    let at = |number: u16| 1_700_000_000_000_000_000 + u64::from(number) * 50_000_000;
+    let translated = |number: u16| {
+        let mut data = packet(POD, 63, number, number.into());
+        data[30..34].copy_from_slice(&OTHER);
+        data
+    };
+    let mut sent: Vec<_> = (0..50).map(|n| (at(n), packet(POD, 64, n, n.into()))).collect();
+    // One that nobody answers for, and then nothing for a while.
+    sent.push((at(50), packet(POD, 64, 50, 50)));
+    sent.push((at(60), packet(POD, 64, 60, 60)));
+    let mut left: Vec<_> = (0..50).map(|n| (at(n) + 300_000, translated(n))).collect();
+    left.push((at(60) + 300_000, translated(60)));
+    capture(&pod, &sent);
+    capture(&uplink, &left);
+    let args =
+        args(vec![format!("vethA:in={}", pod.display()), format!("eth0:out={}", uplink.display())]);
+    let settings = ["--svcnet", "10.0.2.0/24"];
+    let (summary, bytes) = replay(&args, &settings);
+    assert_eq!((summary.received, summary.reported), (103, 52));
+    assert_eq!(summary.dropped[DropReason::Service as usize], 51);
+    let frame = packet(POD, 64, 0, 0).len();
+    let written: Vec<_> = bytes[24..].chunks(16 + frame).map(|record| &record[16..]).collect();
+    assert_eq!(written[49], translated(49));
+    assert_eq!(written[50], packet(POD, 64, 50, 50), "in its turn, by the time of the files");
+    assert_eq!(written[51], translated(60));
+    assert_eq!(bytes, replay(&args, &settings).1);
+}
+
+#[test]
 fn the_summary_names_every_drop_that_happened() {
     let mut summary = Summary::default();
     summary.count(Verdict::Report);

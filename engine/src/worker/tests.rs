@@ -1,4 +1,6 @@
-//! The socket filter follows the sensors' filters.
+//! The socket filter follows the sensors' filters; what waits is delivered in its time.
+
+mod settle;
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Mutex;
@@ -10,6 +12,7 @@ use crate::dedup::{Fingerprinter, Table};
 use crate::net::View;
 use crate::rpcap::{BpfInsn, Sampling};
 use crate::session::{Encoding, Session, SessionSpec};
+use crate::settle::Settling;
 use crate::shared::Shared;
 use crate::source::packet::testnet::{Veth, in_netns, ip, ipv4, udp};
 use crate::source::packet::{Geometry, PacketOptions, PacketSource};
@@ -40,11 +43,15 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// A session to a socket that nobody reads; the socket must live as long.
 fn session(filter: Option<Program>) -> (Arc<Session>, UdpSocket) {
+    session_of(None, filter)
+}
+
+fn session_of(interface: Option<&str>, filter: Option<Program>) -> (Arc<Session>, UdpSocket) {
     let receiver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let spec = SessionSpec {
         sensor: 0,
         share: None,
-        interface: None,
+        interface: interface.map(Into::into),
         peer: receiver.local_addr().unwrap(),
         encoding: Encoding::Stream,
         snaplen: 65535,
@@ -64,6 +71,8 @@ struct Running {
     life: Arc<Lifecycle>,
     waker: Waker,
     classifier: Shared<Classifier>,
+    settle_ns: u64,
+    clock: Clock,
 }
 
 fn classifier() -> Classifier {
@@ -80,6 +89,8 @@ impl Running {
             life: Arc::default(),
             waker,
             classifier: Shared::new(classifier()),
+            settle_ns: 20_000_000,
+            clock: Clock::Worker,
         }
     }
 
@@ -87,13 +98,14 @@ impl Running {
         let table = Arc::new(Table::new(1 << 20, 100_000_000).unwrap());
         Context {
             index: 0,
-            pipeline: Pipeline::new(table, Fingerprinter::new(1)),
+            pipeline: Pipeline::new(table, Fingerprinter::new(1))
+                .settling(Settling { settle_ns: self.settle_ns, memory: 1 << 20 }),
             classifier: self.classifier.reader(),
             sessions: Arc::clone(&self.sessions),
             stats: Arc::clone(&self.stats),
             histograms: WorkerHistograms::default(),
             flush_ns: 1_000_000,
-            clock: Clock::Worker,
+            clock: self.clock,
             life: Arc::clone(&self.life),
         }
     }

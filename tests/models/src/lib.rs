@@ -6,10 +6,12 @@
 //! ```
 //!
 //! `cargo test -p models`; `cargo +nightly miri test -p models --target-dir target/miri dedup`.
+#![allow(clippy::duplicate_mod, reason = "once as it is, once with loom's atomics")]
 
 #[path = "../../../engine/src/dedup/mod.rs"]
 pub mod dedup;
-#[cfg(all(test, not(miri)))]
+#[cfg(test)]
+#[cfg(not(miri))]
 mod modelled;
 #[path = "../../../engine/src/wire/mod.rs"]
 pub mod wire;

@@ -24,7 +24,7 @@ fn false_drops(memory: u64, bits: u32, count: u64) -> u64 {
     let mut random = Random(u64::from(bits));
     let mut see = |n: u64| {
         let hash = random.next();
-        let hash = hash & BUCKETS | (hash >> 26 & ((1 << bits) - 1)) << 26;
+        let hash = (hash & BUCKETS) | (hash >> 26 & ((1 << bits) - 1)) << 26;
         // The bucket's bits are 10 here: those above are the check's, and must not tell.
         let hash = if bits < 38 { hash & !(BUCKETS & !0x3ff) } else { hash };
         let point = u16::try_from(n % 2000 + 1).unwrap();
@@ -41,7 +41,7 @@ fn false_drops(memory: u64, bits: u32, count: u64) -> u64 {
 fn false_drops_are_as_many_as_the_formula_says_at_every_width() {
     for bits in [8, 10, 12, 14, 16] {
         let count = 1 << (bits + 7).max(20);
-        let expected = count * 4 >> bits;
+        let expected = (count * 4) >> bits;
         let measured = false_drops(MIN_MEMORY, bits, count);
         eprintln!(
             "{bits} bits: {measured} of {count} dropped; 4 * 2^-{bits} says {expected} at most"

@@ -14,6 +14,7 @@ const TICK_NS: u64 = 1000;
 /// Content, source, destination.
 type Name = (u64, u64, u64);
 
+#[derive(Clone)]
 struct Entry {
     name: Name,
     counts: HashMap<u16, u32>,
@@ -67,6 +68,12 @@ impl Oracle {
                 .then_some(u32::from(source) + u32::from(destination))
         };
         let is_twin = |entry: &Entry| {
+            if entry.name == name {
+                // The packet itself: as if it were observed.
+                let mut entry = entry.clone();
+                entry.join(point, now, 0);
+                return now <= entry.last + WINDOW && entry.count(point) < entry.reports;
+            }
             let is_new = !entry.counts.contains_key(&point);
             now <= entry.last + WINDOW && (is_new || entry.count(point) < entry.reports)
         };
@@ -116,9 +123,10 @@ fn key((content, source, destination): Name) -> Key {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 400 }))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
+    #[cfg_attr(miri, ignore = "proptest is too slow for Miri")]
     fn where_the_bucket_holds_all_its_packets_the_table_is_the_rule(
         steps in steps(2, 2, 5),
         names in proptest::collection::vec((1..=2u64, 1..=2u64, 1..=2u64), 4),
@@ -144,6 +152,7 @@ proptest! {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "proptest is too slow for Miri")]
     fn where_it_does_not_nothing_is_lost(steps in steps(6, 3, 10)) {
         let table = Table::new(MIN_MEMORY, WINDOW * TICK_NS).unwrap();
         let mut now = 1000;
@@ -168,7 +177,7 @@ proptest! {
 /// read up to some thousands behind.
 #[test]
 fn a_flood_of_identical_datagrams_is_reported_once_each_however_far_behind_its_copies_are() {
-    let (count, behind) = if cfg!(miri) { (600, 150) } else { (1_000_000, 20_000) };
+    let (count, behind) = if cfg!(miri) { (200, 50) } else { (1_000_000, 20_000) };
     let table = Table::new(MIN_MEMORY, 100_000_000).unwrap();
     let key = Key::for_test(7, 5, 6);
     let mut reports = 0;
