@@ -182,7 +182,7 @@ struct Follower<F> {
 impl<F: Fn(&Arc<View>)> Follower<F> {
     fn run(mut self, stop: &Waker) {
         loop {
-            let is_quiet = match self.wait(stop) {
+            let mut is_quiet = match self.wait(stop) {
                 Ok(Wake::Stop) => return,
                 Ok(Wake::Events) => false,
                 Ok(Wake::Timeout) => true,
@@ -207,6 +207,8 @@ impl<F: Fn(&Arc<View>)> Follower<F> {
                     }
                 }
                 self.news_since.get_or_insert(now);
+                // What changed during the dump waits in the other socket: not published without.
+                is_quiet = false;
             }
             if self.news_since.is_some_and(|since| is_quiet || now >= since + LONGEST_WAIT) {
                 self.publish();
