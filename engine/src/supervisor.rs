@@ -134,11 +134,23 @@ impl Machine {
         }
         let cpus = core_affinity::get_core_ids().unwrap_or_default();
         let workers = config.workers.unwrap_or(cpus.len().max(1));
-        let geometry = Geometry::from_budget(config.ring_memory, workers)
+        // 64 KiB are always held, and the link header comes on top.
+        let largest = view.largest_frame.saturating_add(LINK_HEADER);
+        let geometry = Geometry::for_frames(config.ring_memory, workers, largest)
             .map_err(|error| refused(config, "ring-memory", error))?;
+        if geometry.largest_frame() < largest {
+            tracing::warn!(
+                largest,
+                held = geometry.largest_frame(),
+                "super-frames (BIG TCP) are larger than the ring's blocks and will be cut short: raise --ring-memory"
+            );
+        }
         Ok(Self { view, cpus, workers, geometry })
     }
 }
+
+/// The most that stands before a packet: two MAC addresses, two tags, a type.
+const LINK_HEADER: u32 = 22;
 
 /// Runs the tap until SIGTERM or SIGINT. SIGHUP, which a terminal sends when it closes, does not
 /// end it: caught by nobody, it would end the tap with its last batch unsent.

@@ -37,6 +37,10 @@ const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_GSO_MAX_SIZE: u16 = 41;
+const IFLA_GRO_MAX_SIZE: u16 = 58;
+const IFLA_GSO_IPV4_MAX_SIZE: u16 = 63;
+const IFLA_GRO_IPV4_MAX_SIZE: u16 = 64;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_VXLAN_PORT: u16 = 15;
@@ -144,6 +148,7 @@ fn link(payload: &[u8]) -> Option<Device> {
         is_tapped: false,
     };
     let (mut master, mut parent, mut is_peer_elsewhere) = (0, 0, false);
+    let mut largest_frame = 0;
     let mut info: &[u8] = &[];
     for (kind, value) in attributes(payload.get(LINK_HEADER..)?) {
         match kind {
@@ -154,6 +159,12 @@ fn link(payload: &[u8]) -> Option<Device> {
             IFLA_MASTER => master = integer(value).unwrap_or(0),
             IFLA_LINK_NETNSID => is_peer_elsewhere = true,
             IFLA_LINKINFO => info = value,
+            IFLA_GSO_MAX_SIZE
+            | IFLA_GRO_MAX_SIZE
+            | IFLA_GSO_IPV4_MAX_SIZE
+            | IFLA_GRO_IPV4_MAX_SIZE => {
+                largest_frame = largest_frame.max(integer(value).unwrap_or(0));
+            }
             _ => {}
         }
     }
@@ -178,7 +189,7 @@ fn link(payload: &[u8]) -> Option<Device> {
         .find(|&(kind, _)| Some(kind) == port_attribute)
         .and_then(|(_, value)| <[u8; 2]>::try_from(value).ok())
         .map(u16::from_be_bytes);
-    Some(Device { link, master, parent, is_peer_elsewhere, overlay_port })
+    Some(Device { link, master, parent, is_peer_elsewhere, overlay_port, largest_frame })
 }
 
 fn address(payload: &[u8]) -> Option<(AddressHeader, IpNet)> {

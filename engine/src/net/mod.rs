@@ -94,6 +94,9 @@ pub struct View {
     /// The IPv4 subnets right behind the main device, by the main table: routes of link scope
     /// with a prefix shorter than an address. Sorted, each once.
     pub main_subnets: Vec<Ipv4Net>,
+    /// Bytes of the largest super-frame of any Ethernet link (`gso_max_size`, `gro_max_size` and those for
+    /// IPv4), without link header.
+    pub largest_frame: u32,
 }
 
 impl View {

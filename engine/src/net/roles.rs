@@ -62,6 +62,8 @@ pub(super) fn build(tables: &Tables) -> View {
 
     let mut own: Vec<IpAddr> = own.into_iter().collect();
     own.sort_unstable();
+    let ethernet = tables.devices().values().filter(|device| device.link.is_ethernet);
+    let largest_frame = ethernet.map(|device| device.largest_frame).max().unwrap_or(0);
     View {
         links: links.collect(),
         own,
@@ -69,6 +71,7 @@ pub(super) fn build(tables: &Tables) -> View {
         local_by,
         overlay_ports,
         gone,
+        largest_frame,
         main,
         main_subnets: main.map_or_else(Vec::new, |main| subnets_behind(tables, main)),
     }

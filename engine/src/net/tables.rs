@@ -44,6 +44,8 @@ pub(super) struct Device {
     pub(super) is_peer_elsewhere: bool,
     /// The UDP port of a VXLAN or Geneve device.
     pub(super) overlay_port: Option<u16>,
+    /// Bytes of the largest super-frame that it sends or receives.
+    pub(super) largest_frame: u32,
 }
 
 /// What makes two routes the same one. Routes that differ only in their legs share a key.

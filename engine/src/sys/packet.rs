@@ -7,7 +7,7 @@
 //!
 //! The structs are those of `linux/if_packet.h` and `linux/virtio_net.h`, as plain old data;
 //! below each, what we assume of it is checked against `libc`.
-#![expect(unsafe_code, reason = "bind takes an untyped address")]
+#![expect(unsafe_code, reason = "bind takes an untyped address, a program a pointer")]
 
 use std::io;
 use std::mem::offset_of;
@@ -215,19 +215,44 @@ pub(crate) fn set_rx_ring(socket: impl AsFd, request: &RingRequest) -> io::Resul
     set_option(socket, libc::SOL_PACKET, libc::PACKET_RX_RING, request)
 }
 
-/// `PACKET_FANOUT` by flow hash: makes a new group, or joins the one of that id. Answers the id.
+/// `PACKET_FANOUT` by a program: makes a new group, or joins the one of that id. Answers the id. Until
+/// [`spread_by`], the first member gets all.
 ///
 /// Without `PACKET_FANOUT_FLAG_DEFRAG`: a tap must report fragments as they are.
-pub(crate) fn join_hash_fanout(socket: impl AsFd, group: Option<u16>) -> io::Result<u16> {
+pub(crate) fn join_fanout(socket: impl AsFd, group: Option<u16>) -> io::Result<u16> {
     let socket = socket.as_fd();
     // The argument: id in the low half, type and flags in the high one.
     let argument = match group {
-        Some(id) => u32::from(id) | libc::PACKET_FANOUT_HASH << 16,
-        None => (libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_UNIQUEID) << 16,
+        Some(id) => u32::from(id) | libc::PACKET_FANOUT_CBPF << 16,
+        None => (libc::PACKET_FANOUT_CBPF | libc::PACKET_FANOUT_FLAG_UNIQUEID) << 16,
     };
     set_option(socket, libc::SOL_PACKET, libc::PACKET_FANOUT, &argument)?;
     let joined: u32 = option(socket, libc::SOL_PACKET, libc::PACKET_FANOUT)?;
     u16::try_from(joined & 0xffff).map_err(io::Error::other)
+}
+
+/// `PACKET_FANOUT_DATA`: the program that chooses a frame's member, of the group that the socket is in.
+pub(crate) fn spread_by(socket: impl AsFd, program: &[BpfInsn]) -> io::Result<()> {
+    let mut filter: Vec<libc::sock_filter> = program
+        .iter()
+        .map(|insn| libc::sock_filter { code: insn.code, jt: insn.jt, jf: insn.jf, k: insn.k })
+        .collect();
+    let len = u16::try_from(filter.len()).map_err(io::Error::other)?;
+    let fprog = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
+    let size = libc::socklen_t::try_from(size_of_val(&fprog)).map_err(io::Error::other)?;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads a `sock_fprog` and the `len` instructions it points to; both live until
+    // the call returns.
+    let answer = unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_PACKET,
+            libc::PACKET_FANOUT_DATA,
+            (&raw const fprog).cast(),
+            size,
+        )
+    };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// `PACKET_STATISTICS`: reads and clears.

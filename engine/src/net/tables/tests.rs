@@ -23,7 +23,14 @@ pub(in crate::net) fn device(ifindex: u32, name: &str, kind: &str) -> Device {
         slot: 0,
         is_tapped: false,
     };
-    Device { link, master: 0, parent: 0, is_peer_elsewhere: false, overlay_port: None }
+    Device {
+        link,
+        master: 0,
+        parent: 0,
+        is_peer_elsewhere: false,
+        overlay_port: None,
+        largest_frame: 0,
+    }
 }
 
 /// Tables as of a text that reads like `ip` output, links numbered from 1:

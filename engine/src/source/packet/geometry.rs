@@ -7,11 +7,17 @@
 //! At low rates a block holds what arrives within the retire timeout, however little: the number
 //! of blocks is then how many timeouts a worker may be late. At high rates the bytes count. So
 //! blocks are large (a large frame wastes the rest of its block) but not while that leaves few.
+//! A frame that is larger than a block is cut by the kernel to what fits: so a block holds the
+//! largest super-frame that the node's links make (BIG TCP), if the memory is there.
 
 /// The smallest block that holds a frame of 64 KiB and its headers.
 pub const MIN_BLOCK_BYTES: u32 = 128 << 10;
-/// Holds two frames of the largest snaplen (256 KiB), which BIG TCP comes near.
+/// Holds two frames of the largest snaplen (256 KiB).
 const MAX_BLOCK_BYTES: u32 = 512 << 10;
+/// What stands in a block beside a frame: the headers of block, frame and address.
+const FRAME_OVERHEAD: u32 = 512;
+/// The largest super-frame without BIG TCP, link header included.
+const PLAIN_SUPER_FRAME: u32 = (64 << 10) + 64;
 /// A worker holds one block, the kernel fills another: below this a ring buffers nothing.
 pub const MIN_BLOCKS: u32 = 8;
 /// Blocks are halved in size as long as there are fewer: a quarter of a second at a retire timeout of 1 ms.
@@ -46,6 +52,20 @@ impl Geometry {
     ///
     /// A budget of too few bytes; the error names the least.
     pub fn from_budget(budget_bytes: u64, workers: usize) -> Result<Self, RingTooSmall> {
+        Self::for_frames(budget_bytes, workers, PLAIN_SUPER_FRAME)
+    }
+
+    /// The same where frames of up to `largest` bytes are to fit: as large as the memory allows, which
+    /// [`largest_frame`](Self::largest_frame) tells.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_budget`](Self::from_budget).
+    pub fn for_frames(
+        budget_bytes: u64,
+        workers: usize,
+        largest: u32,
+    ) -> Result<Self, RingTooSmall> {
         let rings = u64::try_from(workers).unwrap_or(u64::MAX).max(1);
         let ring_bytes = budget_bytes / rings;
         let least_ring = u64::from(MIN_BLOCK_BYTES) * u64::from(MIN_BLOCKS);
@@ -53,8 +73,13 @@ impl Geometry {
             let least = least_ring.saturating_mul(rings);
             return Err(RingTooSmall { given: budget_bytes, workers, least });
         }
-        let mut block_bytes = MAX_BLOCK_BYTES;
-        while block_bytes > MIN_BLOCK_BYTES && ring_bytes / u64::from(block_bytes) < ENOUGH_BLOCKS {
+        let wanted = largest.saturating_add(FRAME_OVERHEAD).min(1 << 30).next_power_of_two();
+        let least_block = wanted.max(MIN_BLOCK_BYTES);
+        let mut block_bytes = MAX_BLOCK_BYTES.max(least_block);
+        while block_bytes > least_block && ring_bytes / u64::from(block_bytes) < ENOUGH_BLOCKS {
+            block_bytes /= 2;
+        }
+        while ring_bytes / u64::from(block_bytes) < u64::from(MIN_BLOCKS) {
             block_bytes /= 2;
         }
         // More than the kernel can count is more than any machine has.
@@ -66,6 +91,12 @@ impl Geometry {
     #[must_use]
     pub fn block_bytes(&self) -> u32 {
         self.block_bytes
+    }
+
+    /// The kernel cuts a frame that is larger than this, link header included.
+    #[must_use]
+    pub fn largest_frame(&self) -> u32 {
+        self.block_bytes - FRAME_OVERHEAD
     }
 
     /// Blocks of the ring.
@@ -101,6 +132,18 @@ mod tests {
         assert_eq!((geometry.block_bytes(), geometry.blocks()), (256 << 10, 256));
         let geometry = Geometry::from_budget(4 * MIB, 1).unwrap();
         assert_eq!((geometry.block_bytes(), geometry.blocks()), (128 << 10, 32));
+    }
+
+    #[test]
+    fn blocks_hold_the_largest_frame_while_memory_lasts() {
+        let of = |budget, largest| Geometry::for_frames(budget, 2, largest).unwrap();
+        assert_eq!(of(64 * MIB, 65_536).block_bytes(), 128 << 10);
+        assert_eq!(of(64 * MIB, 185_000).block_bytes(), 256 << 10);
+        assert_eq!(of(64 * MIB, 524_280).block_bytes(), 1 << 20);
+        let small = of(4 * MIB, 524_280);
+        assert_eq!((small.block_bytes(), small.blocks()), (256 << 10, 8));
+        assert!(small.largest_frame() < 524_280);
+        assert_eq!(of(2 * MIB, u32::MAX).block_bytes(), MIN_BLOCK_BYTES);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Live capture: one `AF_PACKET` socket with a `TPACKET_V3` ring per worker.
 //!
 //! ```text
-//! kernel --filter--> fanout (flow hash) --> ring --Block--> Frame      one socket per worker
+//! kernel --filter--> fanout (spread.rs) --> ring --Block--> Frame      one socket per worker
 //!                                            |
 //!            ring.rs: which block    block.rs: whose it is    walk.rs: what is in it
 //! ```
@@ -18,8 +18,11 @@
 //! Which bytes of a frame are captured is the filter's to say: its return value is the snaplen.
 
 mod block;
+#[cfg(test)]
+mod fanout_tests;
 mod geometry;
 mod ring;
+mod spread;
 #[cfg(test)]
 pub(crate) mod testnet;
 #[cfg(test)]
@@ -170,17 +173,22 @@ impl PacketSource {
     }
 
     /// Shares the frames with the other members of `group`, or of a new group that this answers:
-    /// each frame goes to one member, by a hash of its flow that is the same for both directions
-    /// (`__skb_get_hash_symmetric`). Fragments, the first included, are hashed without ports, so
-    /// all of a datagram meet. New groups never clash with those of other processes.
+    /// each frame goes to one member, by its flow, the same for both directions and for all
+    /// fragments of a datagram (see `spread`). New groups never clash with those of other processes.
     ///
     /// # Errors
     ///
-    /// What `PACKET_FANOUT` answers.
+    /// What `PACKET_FANOUT` and `PACKET_FANOUT_DATA` answer.
     pub fn join_fanout(&mut self, group: Option<FanoutGroup>) -> Result<FanoutGroup, OpenError> {
-        packet::join_hash_fanout(&self.socket, group.map(|FanoutGroup(id)| id))
-            .map(FanoutGroup)
-            .map_err(failed("PACKET_FANOUT"))
+        let id = packet::join_fanout(&self.socket, group.map(|FanoutGroup(id)| id))
+            .map_err(failed("PACKET_FANOUT"))?;
+        if group.is_none() {
+            let program = spread::program().map_err(io::Error::other);
+            program
+                .and_then(|program| packet::spread_by(&self.socket, program.instructions()))
+                .map_err(failed("PACKET_FANOUT_DATA"))?;
+        }
+        Ok(FanoutGroup(id))
     }
 
     /// An error of a packet socket is an event (`ENETDOWN`, say), never the end of the capture:
