@@ -16,6 +16,7 @@ pub mod churn;
 pub mod compare;
 pub mod exactly_once;
 pub mod lab;
+pub mod oracle;
 pub mod rpcap_spec;
 pub mod scenario;
 mod sys;

@@ -255,6 +255,7 @@ impl<'a> Writer<'a> {
             self.unless_in(&c.tapped, source, next);
             self.if_in(&c.untapped, source, next);
             self.if_in(&c.local, source, next);
+            self.if_in(&c.service, source, next);
             self.asm.jump(self.drop);
             self.asm.bind(next);
         }

@@ -236,7 +236,7 @@ impl Classifier {
             candidate = self.service(frame, headers, at_uplink);
         }
         if at_uplink && candidate.is_none() {
-            candidate = self.node(headers, inbound);
+            candidate = self.node(frame, headers, inbound);
         }
         Ok(Scope { point: place.slot * 2 + u16::from(inbound), candidate })
     }
@@ -296,6 +296,7 @@ impl Classifier {
         self.tapped.contains(source)
             && !self.untapped.contains(source)
             && !self.local.contains(source)
+            && !self.service.contains(source)
     }
 
     /// An outer packet between nodes: its inner one is seen at the overlay's device and the pod.

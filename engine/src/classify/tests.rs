@@ -151,6 +151,20 @@ fn a_doubt_costs_a_duplicate_never_a_loss() {
 }
 
 #[test]
+fn a_service_address_is_local_to_no_other_node_whatever_network_it_is_part_of() {
+    let mut policy = policy();
+    policy.svcnet.push("fd00:ffff::/108".parse().unwrap());
+    let c = Classifier::new(&policy, &view(), &[]);
+    // What rejects a connection may have no other copy than this.
+    let rejected = tcp("fd00:ffff::99", "fd00:1::101", (80, 40_000));
+    for (point, direction) in [(POD, Out), (UPLINK, In)] {
+        let frame = at(&rejected, point, direction);
+        ask(&c, &frame).unwrap();
+        assert_ne!(c.filter(&[]).run_in_kernel(&frame), 0);
+    }
+}
+
+#[test]
 fn the_taps_own_traffic_is_nobodys() {
     let c = classifier();
     let own = |data: &[u8]| ask(&c, &at(data, UPLINK, Out)) == Err(DropReason::OwnTraffic);

@@ -7,9 +7,8 @@
 //! exact (20)  one of both ends together, for who ignores none -> slot's time
 //! ```
 //!
-//! Bucket, tag and check are all the 64 bits of the hash (in tables of less than 2^12 buckets, half a
-//! megabyte, all but two), so that two packets of different content are taken for one only where all
-//! of it is equal. Packets of equal content from different ends
+//! Bucket, tag and check are all the 64 bits of the hash, so that two packets of different content
+//! are taken for one only where all of it is equal. Packets of equal content from different ends
 //! (heartbeats, probes) differ in 30 bits at least, if one end is the same, else in 40.
 
 const END_BITS: u32 = 10;

@@ -84,6 +84,8 @@ pub(crate) struct Settler {
     long: Hold,
 }
 
+const BOTH: Translated = Translated { source: true, destination: true };
+
 /// Which of the two queues.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Queue {
@@ -167,14 +169,23 @@ impl Settler {
         if let Some(verdict) = self.found(&waiting, known, state, now_ns) {
             return verdict;
         }
+        if matches!(candidate, Candidate::NodePort { answers: true, at_uplink: false })
+            && state == State::Unknown
+            && !flow.is_error
+        {
+            // The first of its flow, and nobody asked: no NodePort answers, but a translation took
+            // a port of that range for a client's packet, which is on its way into the pod here.
+            self.flows.learn(flow.name, State::Opened, now_ns);
+            return observe(table, key, number, packet, notes);
+        }
         let queue = match candidate {
             Candidate::Node { .. } if state == State::Native => {
                 return observe(table, key, number, packet, notes);
             }
             Candidate::Node { .. } => Queue::Short,
-            // Behind the request that proves the flow, or does not.
-            _ if is_request(candidate) || state == State::Asked => Queue::Long,
-            _ => Queue::Short,
+            // The twin of what goes through a service may itself be a Node candidate of another
+            // worker's, which has to be decided first.
+            _ => Queue::Long,
         };
         if self.hold(queue, waiting, packet, now_ns) {
             if is_request(candidate) && state == State::Unknown {
@@ -217,7 +228,10 @@ impl Settler {
         match known {
             Known::Copy => Some(Verdict::Drop(DropReason::Duplicate)),
             Known::Twin if is_node => {
-                self.flows.learn(waiting.flow, State::Translated, now_ns);
+                // One without ports says nothing of how the flow's other packets are translated.
+                if waiting.candidate.ignored() != BOTH {
+                    self.flows.learn(waiting.flow, State::Translated, now_ns);
+                }
                 Some(Verdict::Drop(DropReason::Translated))
             }
             Known::Twin => {
@@ -308,6 +322,7 @@ impl Settler {
     fn give_up(&mut self, waiting: &Waiting, state: State, now_ns: u64) {
         let learned = match (waiting.candidate, state) {
             (Candidate::Node { .. }, State::Translated | State::Native) => return,
+            (Candidate::Node { translated }, _) if translated == BOTH => return,
             (Candidate::Node { .. }, _) => State::Native,
             (_, State::Asked) if is_request(waiting.candidate) => State::Unknown,
             // Its answers may come from another node now.

@@ -9,13 +9,13 @@
 //! changes on the way ([`Identity`]). No hashes stand in for the bytes, nothing is matched by
 //! time, and equal packets are counted: three sent must be three reported.
 
-mod checksum;
+pub(crate) mod checksum;
 mod counts;
 mod identity;
-mod packet;
+pub(crate) mod packet;
 mod read;
 mod report;
-mod segments;
+pub(crate) mod segments;
 mod services;
 
 pub use counts::{Counts, Expected, Faults, Reported, count, key, place};

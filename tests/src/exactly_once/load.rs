@@ -93,6 +93,8 @@ pub struct LoadTable {
     pub load: Vec<LoadLine>,
     /// Frames that the taps' rings lost.
     pub ring_lost: u64,
+    /// Packets that the taps could not send as fast as they came.
+    pub queue_lost: u64,
     /// Packets lost between taps and sensor.
     pub network_lost: u64,
     /// Frames that this machine dropped before any tap could see them, those of others included.
@@ -106,7 +108,7 @@ impl LoadTable {
     #[must_use]
     pub fn is_exact(&self) -> bool {
         let is_exact = |line: &LoadLine| line.counts.is_exact() && line.uncovered_bytes == 0;
-        self.ring_lost + self.network_lost == 0 && self.load.iter().all(is_exact)
+        self.ring_lost + self.queue_lost + self.network_lost == 0 && self.load.iter().all(is_exact)
     }
 }
 
@@ -169,7 +171,7 @@ pub fn run(
     let seconds = started.elapsed().as_secs_f64();
     let backlog_lost = backlog_drops().saturating_sub(backlog);
     say("ending taps and sensor");
-    let (file, summary, ring_lost) = taps.stop(options.directory)?;
+    let (file, _summary, lost) = taps.stop(options.directory)?;
     drop(lab);
     say("reading the sensor's file");
     let mut readers: [Reader; 4] = Default::default();
@@ -195,8 +197,14 @@ pub fn run(
             }
         })
         .collect();
-    let network_lost = summary["totals"]["lost_packets"].as_u64().unwrap_or(0);
-    Ok(LoadTable { load, ring_lost, network_lost, backlog_lost, seconds })
+    Ok(LoadTable {
+        load,
+        ring_lost: lost.rings,
+        queue_lost: lost.queues,
+        network_lost: lost.network,
+        backlog_lost,
+        seconds,
+    })
 }
 
 /// Sends numbered datagrams, each [`TIMES`] in a row. How many it sent.
@@ -353,9 +361,9 @@ impl fmt::Display for LoadTable {
         }
         writeln!(
             f,
-            "lost: {} frames in the taps' rings, {} packets before the sensor; dropped by this machine's \
-             backlog before any tap: {}; {:.0} s",
-            self.ring_lost, self.network_lost, self.backlog_lost, self.seconds
+            "lost: {} frames in the taps' rings, {} packets in their queues, {} before the sensor; \
+             dropped by this machine's backlog before any tap: {}; {:.0} s",
+            self.ring_lost, self.queue_lost, self.network_lost, self.backlog_lost, self.seconds
         )
     }
 }

@@ -87,8 +87,7 @@ fn a_collision_silences_one_packet_for_each_that_was_reported_elsewhere_and_none
 /// Nothing less than all of it makes a collision.
 #[test]
 fn packets_that_differ_in_any_part_of_the_key_are_both_reported() {
-    // The smallest table leaves two bits of the hash out.
-    for bit in (0..64).filter(|bit| !matches!(bit, 10 | 11)) {
+    for bit in 0..64 {
         let table = Table::new(MIN_MEMORY, 100_000_000).unwrap();
         let one = Key::for_test(0, 5, 6);
         let other = Key::for_test(1 << bit, 5, 6);

@@ -1,0 +1,18 @@
+//! The engine against the slow oracle: random clusters and traffic through both.
+//!
+//! ```text
+//! plan --> world --> sightings of each node --> engine: pipelines of 1 to 4 workers, one table
+//!                       |                          |
+//!                       `--> rule, truth ----------`--> the same reports, or a smaller plan that shows why not
+//! ```
+//!
+//! `PROPTEST_CASES` sets how many cases each property gets.
+
+#[path = "oracle/captures.rs"]
+mod captures;
+#[path = "oracle/check.rs"]
+mod check;
+#[path = "oracle/nodes.rs"]
+mod nodes;
+#[path = "oracle/once.rs"]
+mod once;
