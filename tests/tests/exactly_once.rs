@@ -2,12 +2,8 @@
 
 #[cfg(test)]
 mod tests {
-    use tests::exactly_once::{Load, Options, Size, Table, run, run_load};
+    use tests::exactly_once::{Load, Options, PATIENT, Size, Table, run, run_load};
     use tests::lab::can_run;
-
-    /// What may take longer here: two cores are shared by many, and a worker that does not run for
-    /// the time of settling costs a copy with the node's address (never a loss).
-    const PATIENT: [&str; 4] = ["--dedup-window-ms", "2000", "--settle-ms", "500"];
 
     fn measured(reference: bool, flags: &[&str]) -> Table {
         let directory = tempfile::tempdir().unwrap();
@@ -89,7 +85,8 @@ mod tests {
             let faults =
                 (counts.doubled, counts.wrong_checksum, counts.wrong_size, counts.unexpected);
             assert_eq!(faults, (0, 0, 0, 0), "{table}");
-            if table.ring_lost + table.network_lost + table.backlog_lost == 0 {
+            let lost = table.ring_lost + table.queue_lost + table.network_lost;
+            if lost + table.backlog_lost == 0 {
                 assert!(counts.is_exact() && line.uncovered_bytes == 0, "{table}");
             }
         }

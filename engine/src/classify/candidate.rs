@@ -91,16 +91,20 @@ impl Classifier {
     }
 
     /// A packet at an uplink with an own address in it.
-    pub(super) fn node(&self, headers: &Headers, inbound: bool) -> Option<Candidate> {
+    pub(super) fn node(
+        &self,
+        frame: &Frame<'_>,
+        headers: &Headers,
+        inbound: bool,
+    ) -> Option<Candidate> {
         let own = if inbound { headers.destination } else { headers.source };
         if !self.own.contains(own) {
             return None;
         }
         // Without its ports a fragment may belong to a NodePort's packet, and an ICMP error be
-        // about one: then both ends are replaced. The number of a ping stands for both ends' ports.
+        // about one: then both ends are replaced.
         let is_fragment = headers.fragment.is_some_and(|fragment| fragment.offset != 0);
-        let is_icmp = matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6);
-        let translated = match is_fragment || is_icmp {
+        let translated = match is_fragment || headers.is_icmp_error(frame.data) {
             true => BOTH,
             false => Translated { source: !inbound, destination: inbound },
         };
@@ -179,7 +183,7 @@ mod tests {
         tail[14 + 7] = 100;
         assert_eq!(candidate(&tail, UPLINK, Out), node(BOTH));
         let ping = packet(protocol::ICMP, "10.0.1.10", "203.0.113.10", &[8, 0, 0, 0, 0, 1, 0, 1]);
-        assert_eq!(candidate(&ping, UPLINK, Out), node(BOTH));
+        assert_eq!(candidate(&ping, UPLINK, Out), node(SOURCE));
         // Nobody is elected: there are no services, but translations still are.
         let none = Policy { election: Election::None, ..policy() };
         let c = Classifier::new(&none, &view(), &[]);

@@ -238,7 +238,7 @@ impl Classifier {
             candidate = self.service(frame, headers, at_uplink);
         }
         if at_uplink && candidate.is_none() {
-            candidate = self.node(headers, inbound);
+            candidate = self.node(frame, headers, inbound);
         }
         Ok(Scope { point: place.slot * 2 + u16::from(inbound), candidate })
     }

@@ -129,9 +129,11 @@ impl Captures {
         self.is_data_ready = true;
     }
 
-    /// True while workers have a session of this connection.
+    /// True while all workers have a session of this connection: from when the answer to STARTCAP
+    /// may be given, since who is told that a capture runs may count on the next packet.
     pub(super) fn is_running(&self) -> bool {
-        self.running.is_some()
+        let is_starting = |starting: &Starting| matches!(starting.answer, Answer::Started(_));
+        self.running.is_some() && !self.starting.as_ref().is_some_and(is_starting)
     }
 
     /// True if the client has nothing going on.

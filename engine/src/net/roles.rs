@@ -71,6 +71,7 @@ pub(super) fn build(tables: &Tables) -> View {
         local_by,
         overlay_ports,
         gone,
+        largest_frame,
         main,
         main_subnets: main.map_or_else(Vec::new, |main| subnets_behind(tables, main)),
         largest_frame,

@@ -169,6 +169,15 @@ impl Settler {
         if let Some(verdict) = self.found(&waiting, known, state, now_ns) {
             return verdict;
         }
+        if matches!(candidate, Candidate::NodePort { answers: true, at_uplink: false })
+            && state == State::Unknown
+            && !flow.is_error
+        {
+            // The first of its flow, and nobody asked: no NodePort answers, but a translation took
+            // a port of that range for a client's packet, which is on its way into the pod here.
+            self.flows.learn(flow.name, State::Opened, now_ns);
+            return observe(table, key, number, packet, notes);
+        }
         let queue = match candidate {
             Candidate::Node { .. } if state == State::Native => {
                 return observe(table, key, number, packet, notes);

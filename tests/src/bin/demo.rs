@@ -43,7 +43,7 @@ fn show(outcome: &Outcome) -> ExitCode {
         totals["lost_packets"], totals["lost_datagrams"], totals["socket_drops"]
     );
     println!(
-        "\nNot shown here: rows 8-13, 15, 18-26 and 28-30 (NodePort, SNAT, fragments, overlays, trunks, ...)."
+        "\nAll thirty rows (NodePort, SNAT, fragments, overlays, trunks, ...): scripts/exactly-once"
     );
     println!("\nThe sensor's file: {}\n  tshark -r {0}", file.display());
     if report.is_exact() {

@@ -38,7 +38,8 @@ struct Args {
     /// Leave the reference's taps away.
     #[arg(long)]
     no_reference: bool,
-    /// More flags for our taps, separated by spaces.
+    /// Other flags for our taps than the ones that make up for cores shared by a whole cluster
+    /// (--dedup-window-ms 2000 --settle-ms 500), separated by spaces.
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     tap_flags: String,
     /// Only these rows.

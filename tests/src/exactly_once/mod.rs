@@ -25,6 +25,7 @@ mod truth;
 
 pub use load::{Load, LoadLine, LoadTable, TIMES, run as run_load};
 pub use rows::{ROWS, Row};
+pub use stage::PATIENT;
 pub use table::{Line, Table};
 
 use crate::lab::{Host, Lab, LabError, Node, Pod};
@@ -72,7 +73,7 @@ pub struct Options<'a> {
     pub rows: &'a [u8],
     /// Run the reference's rule beside ours.
     pub reference: bool,
-    /// More flags for our taps.
+    /// More flags for our taps; [`PATIENT`] if there are none.
     pub flags: &'a [&'a str],
 }
 

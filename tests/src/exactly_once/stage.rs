@@ -32,6 +32,11 @@ const UNTAPPED: &str = "10.0.120.0/24,\
     10.0.1.1,10.0.2.1,10.0.41.1,10.0.42.1,10.0.81.1,10.0.82.1,\
     fd00:10:1::1,fd00:10:2::1,fd00:10:41::1,fd00:10:42::1,fd00:10:81::1,fd00:10:82::1";
 
+/// Where a node has cores of its own, copies reach their workers microseconds apart. Here all of a
+/// cluster shares the machine's, and a worker may not run for longer than the defaults allow:
+/// that would cost a copy with the node's or the service's address.
+pub const PATIENT: [&str; 4] = ["--dedup-window-ms", "2000", "--settle-ms", "500"];
+
 /// A running stage.
 #[derive(Debug)]
 pub(super) struct Stage {
@@ -56,8 +61,18 @@ pub(super) struct Seen {
 pub(super) struct Reported {
     pub(super) frames: Vec<Frame>,
     pub(super) summary: Value,
-    /// Frames that the rings lost.
-    pub(super) ring_lost: u64,
+    pub(super) lost: Lost,
+}
+
+/// What was lost, and counted as such, on the way to the sensor.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Lost {
+    /// Frames, before full rings.
+    pub(super) rings: u64,
+    /// Packets, before the full queue of what is to be sent.
+    pub(super) queues: u64,
+    /// Packets, on the way to the sensor's socket.
+    pub(super) network: u64,
 }
 
 /// Taps on all nodes, and their sensor.
@@ -141,8 +156,8 @@ impl Taps {
         self.taps.iter_mut().try_for_each(Tap::wait_ready)
     }
 
-    /// Ends them: the sensor's file, its summary, and how many frames the rings lost.
-    pub(super) fn stop(self, directory: &Path) -> Result<(PathBuf, Value, u64), LabError> {
+    /// Ends them: the sensor's file, its summary, and what was lost.
+    pub(super) fn stop(self, directory: &Path) -> Result<(PathBuf, Value, Lost), LabError> {
         let Self { name, sensor, taps } = self;
         let mut accounts = Vec::new();
         for (number, tap) in (1..).zip(taps) {
@@ -150,16 +165,22 @@ impl Taps {
         }
         let file = sensor.file.clone();
         let summary = sensor.stop()?;
-        let ring_lost = settle_accounts(&accounts, &summary).map_err(|detail| {
+        let rings = settle_accounts(&accounts, &summary).map_err(|detail| {
             LabError::Unexpected { what: format!("the accounts of taps {name}"), detail }
         })?;
-        Ok((file, summary, ring_lost))
+        let dropped = |account: &Value| -> u64 {
+            let drops = account.pointer("/sensors/0/dropped").and_then(Value::as_object);
+            drops.into_iter().flat_map(|drops| drops.values()).filter_map(Value::as_u64).sum()
+        };
+        let network = summary["totals"]["lost_packets"].as_u64().unwrap_or(0);
+        let queues = accounts.iter().map(dropped).sum();
+        Ok((file, summary, Lost { rings, queues, network }))
     }
 
     fn end(self, directory: &Path) -> Result<Reported, LabError> {
-        let (file, summary, ring_lost) = self.stop(directory)?;
+        let (file, summary, lost) = self.stop(directory)?;
         let frames = compare::read_frames(&file).map_err(unreadable)?;
-        Ok(Reported { frames, summary, ring_lost })
+        Ok(Reported { frames, summary, lost })
     }
 }
 
@@ -184,5 +205,8 @@ pub(super) fn our_flags(options: Options<'_>) -> Vec<&str> {
         UNTAPPED,
     ];
     flags.extend(options.flags);
+    if options.flags.is_empty() {
+        flags.extend(PATIENT);
+    }
     flags
 }

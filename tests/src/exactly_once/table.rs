@@ -38,6 +38,8 @@ pub struct Table {
     pub other: Line,
     /// Frames that the rings of our taps lost.
     pub ring_lost: u64,
+    /// Packets that our taps could not send as fast as they came (`queue_full`).
+    pub queue_lost: u64,
     /// Packets lost between our taps and their sensor.
     pub network_lost: u64,
     /// The same of the reference's taps.
@@ -59,7 +61,7 @@ impl Table {
     /// was not reported.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.ring_lost == 0 && self.network_lost == 0 && self.untrusted.is_empty()
+        self.ring_lost + self.queue_lost + self.network_lost == 0 && self.untrusted.is_empty()
     }
 
     /// The line of a row.
@@ -80,8 +82,6 @@ pub(super) fn make(seen: &Seen, wanted: &BTreeSet<u8>) -> Result<Table, LabError
         reference: reference.as_ref().map(|faults| faults[index].counts),
         examples: ours[index].examples.clone(),
     };
-    let lost =
-        |reported: &Reported| reported.summary["totals"]["lost_packets"].as_u64().unwrap_or(0);
     Ok(Table {
         rows: ROWS
             .iter()
@@ -89,9 +89,13 @@ pub(super) fn make(seen: &Seen, wanted: &BTreeSet<u8>) -> Result<Table, LabError
             .map(|row| line(rows::index(row.number), row.number, row.what))
             .collect(),
         other: line(ROWS.len(), 0, "of no row: neighbour discovery, and what rows need besides"),
-        ring_lost: seen.ours.ring_lost,
-        network_lost: lost(&seen.ours),
-        reference_lost: seen.reference.as_ref().map_or(0, |it| it.ring_lost + lost(it)),
+        ring_lost: seen.ours.lost.rings,
+        queue_lost: seen.ours.lost.queues,
+        network_lost: seen.ours.lost.network,
+        reference_lost: seen
+            .reference
+            .as_ref()
+            .map_or(0, |it| it.lost.rings + it.lost.queues + it.lost.network),
         own_datagrams: seen.ours.summary["totals"]["datagrams"].as_u64().unwrap_or(0),
         untrusted: seen.testimony.untrusted.clone(),
     })
@@ -178,8 +182,9 @@ impl fmt::Display for Table {
         }
         writeln!(
             f,
-            "lost: {} frames in our taps' rings, {} packets before our sensor; {} by the reference's taps",
-            self.ring_lost, self.network_lost, self.reference_lost
+            "lost: {} frames in our taps' rings, {} packets in their queues, {} before our sensor; \
+             {} by the reference's taps",
+            self.ring_lost, self.queue_lost, self.network_lost, self.reference_lost
         )?;
         writeln!(f, "our taps sent {} datagrams meanwhile (row 22)", self.own_datagrams)
     }

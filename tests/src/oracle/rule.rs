@@ -278,6 +278,9 @@ impl Node {
         for group in groups.values_mut() {
             group.prove(&mut flows);
         }
+        for group in groups.values_mut() {
+            group.widen_native(&flows);
+        }
         let mut expectation = Expectation::new();
         for group in groups.values_mut() {
             group.settle_services(&flows);
@@ -294,6 +297,8 @@ impl Node {
 #[derive(Default)]
 struct Flows {
     proven: BTreeSet<(IpAddr, IpAddr)>,
+    /// Of flows of which a copy with the node's address had no twin: the node's own, it seems.
+    native: BTreeSet<(IpAddr, IpAddr)>,
 }
 
 fn flow(ends: Ends) -> (IpAddr, IpAddr) {
@@ -387,8 +392,11 @@ impl Group {
                 (Some(ends), Some(other), Direction::In) => ends.source == other,
                 (None, ..) => false,
             };
-            let supply = self.supply(point, false, is_twin);
-            share(&rivals, supply, &mut left);
+            let (least, most) = self.supply(point, false, is_twin);
+            // Copies with a service's address may have been taken for the twins' before.
+            let services = self.of_service.values().flat_map(BTreeMap::values);
+            let taken: usize = services.filter_map(|points| points.get(&point)).sum();
+            share(&rivals, (least.saturating_sub(taken), most), &mut left);
         }
         one_for_all(&mut left);
         for (ends, (least, most)) in left {
@@ -406,8 +414,26 @@ impl Group {
             let others = self.of_service.values().flat_map(BTreeMap::keys);
             let has_twin = points.keys().any(|point| self.supply(*point, true, |_| true).1 > 0)
                 || others.filter(|other| *other != ends).count() > 0;
-            if let (Some(ends), true) = (ends, has_twin) {
-                flows.proven.insert(flow(*ends));
+            if has_twin {
+                let about = self.names.get(ends).and_then(|identity| identity.about);
+                flows.proven.extend(
+                    ends.iter().chain(about.map(|about| about.ends).iter()).map(|ends| flow(*ends)),
+                );
+            }
+        }
+        let of_node = self.of_node.values().flat_map(BTreeMap::keys);
+        for ends in of_node.filter(|ends| self.most.get(*ends).is_some_and(|most| *most > 0)) {
+            flows.native.extend(ends.map(flow));
+        }
+    }
+
+    /// What belongs to a flow that seems to be the node's own does not wait for a twin.
+    fn widen_native(&mut self, flows: &Flows) {
+        for (ends, points) in self.of_node.values().flatten() {
+            if ends.is_some_and(|ends| flows.native.contains(&flow(ends))) {
+                let count = points.values().copied().max().unwrap_or(0);
+                let most = self.most.entry(*ends).or_default();
+                *most = (*most).max(count);
             }
         }
     }

@@ -290,7 +290,12 @@ impl Outcome {
             let seen = Seen::parse(ethertype, bytes[layout.l3..].to_vec(), false);
             let mut right = seen.clone();
             right.complete_checksums();
-            if right != seen {
+            // A TCP checksum of 0 may be written as ffff, the other zero of one's complement.
+            let is_zero = Identity::layout(&bytes).is_some_and(|layout| {
+                let at = layout.l4 + 16;
+                layout.protocol == 6 && bytes.get(at..at + 2) == Some(&[0xff, 0xff])
+            });
+            if right != seen && !is_zero {
                 self.spoiled.push(format!("wrong checksum: {}", identity.say()));
             }
         }

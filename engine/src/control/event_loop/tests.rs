@@ -413,9 +413,12 @@ fn startcap_is_answered_when_workers_have_taken_the_capture_over() {
     until("the capture", || tap.capturing() == 1);
     client.0.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     client.0.read_exact(&mut [0; 1]).unwrap_err();
+    let state = tap.control.state()[0].state;
+    assert_eq!(state, SensorState::Connected, "who asks /readyz counts on the next packet");
     tap.flush();
     client.0.set_read_timeout(Some(FAR)).unwrap();
     assert_eq!(client.receive().0, 0x84);
+    tap.until_status(0, "capturing", |status| status.state == SensorState::Capturing);
 }
 
 #[test]
