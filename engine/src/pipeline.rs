@@ -92,3 +92,6 @@ impl Pipeline {
         notes.truncated += u64::from(cut == Cut::Truncated);
     }
 }
+
+#[cfg(test)]
+mod load_tests;
