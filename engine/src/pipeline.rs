@@ -58,35 +58,38 @@ impl Pipeline {
         let Self { table, fingerprinter, cutter, notes } = self;
         // Addresses, role and direction are the same for all the segments.
         let scope = classifier.classify(frame, &headers);
-        let mut decide =
-            |packet: &Frame<'_>, headers: &Headers, shown: &Frame<'_>, notes: &mut Notes| {
-                let verdict = classifier.narrow(scope, packet).and_then(|scope| {
-                    let (header, rest) = packet.data.split_at(headers.payload);
-                    let payload = &rest[..headers.end - headers.payload];
-                    let key = fingerprinter.key(headers, header, payload, scope.translated);
-                    match table.observe(key, scope.point, packet.timestamp_ns) {
-                        Outcome::Fresh { evicted } => {
-                            notes.evicted += u64::from(evicted);
-                            Ok(())
-                        }
-                        Outcome::Duplicate => Err(DropReason::Duplicate),
+        // Known by `packet`, shown as `shown`, which is the same but for what cannot be cut.
+        let mut decide = |packet: &Frame<'_>,
+                          headers: &Headers,
+                          shown: (&Frame<'_>, &Headers),
+                          notes: &mut Notes| {
+            let verdict = classifier.narrow(scope, packet).and_then(|scope| {
+                let (header, rest) = packet.data.split_at(headers.payload);
+                let payload = &rest[..headers.end - headers.payload];
+                let key = fingerprinter.key(headers, header, payload, scope.translated);
+                match table.observe(key, scope.point, packet.timestamp_ns) {
+                    Outcome::Fresh { evicted } => {
+                        notes.evicted += u64::from(evicted);
+                        Ok(())
                     }
-                });
-                each(shown, &headers.within(shown.data.len()), verdict);
-            };
+                    Outcome::Duplicate => Err(DropReason::Duplicate),
+                }
+            });
+            each(shown.0, shown.1, verdict);
+        };
         if frame.offload.gso_size == 0 {
-            return decide(frame, &headers, frame, notes);
+            return decide(frame, &headers, (frame, &headers), notes);
         }
         let mut count = 0u64;
         let cut = cutter.cut(frame, &headers, |packet, headers| {
             count += 1;
-            decide(packet, headers, packet, notes);
+            decide(packet, headers, (packet, headers), notes);
         });
         if cut == Cut::Impossible {
             notes.uncut += 1;
-            // Known by all of it, shown as far as a wire can have carried it.
             let shown = clip(frame, &headers, classifier.mtu(frame.point));
-            return decide(frame, &headers, &shown, notes);
+            let within = headers.within(shown.data.len());
+            return decide(frame, &headers, (&shown, &within), notes);
         }
         notes.cut += count - 1;
         notes.truncated += u64::from(cut == Cut::Truncated);

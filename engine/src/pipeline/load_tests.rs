@@ -83,7 +83,7 @@ fn udp(number: usize) -> Vec<u8> {
 
 /// A frame at the point number `at`.
 fn frame(data: Vec<u8>, at: usize, gso_size: usize, now_ns: u64) -> OwnedFrame {
-    let direction = if at % 2 == 0 { Direction::In } else { Direction::Out };
+    let direction = if at.is_multiple_of(2) { Direction::In } else { Direction::Out };
     OwnedFrame {
         wire_len: u32::try_from(data.len()).unwrap(),
         data,
