@@ -87,44 +87,45 @@ impl Pipeline {
         let Self { table, fingerprinter, cutter, settler, notes } = self;
         // Addresses, role and direction are the same for all the segments.
         let scope = classifier.classify(frame, &headers);
-        // `shown` is what is reported of the packet: less than all of it where it cannot be cut.
-        let mut decide =
-            |packet: &Frame<'_>, headers: &Headers, shown: &Frame<'_>, notes: &mut Notes| {
-                let shown_headers = headers.within(shown.data.len());
-                let verdict = match classifier.narrow(scope, packet) {
-                    Err(reason) => Verdict::Drop(reason),
-                    Ok(Scope { point: number, candidate }) => {
-                        let (header, rest) = packet.data.split_at(headers.payload);
-                        let payload = &rest[..headers.end - headers.payload];
-                        let key = fingerprinter.key(headers, header, payload);
-                        match candidate {
-                            None => observe(table, key, number, packet, notes),
-                            Some(candidate) => {
-                                let (packet, headers) = (shown, &shown_headers);
-                                let sighting = Sighting { key, number, candidate, packet, headers };
-                                match classifier.settles() {
-                                    true => settler.arrive(table, sighting, now_ns, notes),
-                                    false => sighting.decide_at_once(table, notes),
-                                }
+        // Known by `packet`, shown as `shown`, which is the same but for what cannot be cut.
+        let mut decide = |packet: &Frame<'_>,
+                          headers: &Headers,
+                          (shown, shown_headers): (&Frame<'_>, &Headers),
+                          notes: &mut Notes| {
+            let verdict = match classifier.narrow(scope, packet) {
+                Err(reason) => Verdict::Drop(reason),
+                Ok(Scope { point: number, candidate }) => {
+                    let (header, rest) = packet.data.split_at(headers.payload);
+                    let payload = &rest[..headers.end - headers.payload];
+                    let key = fingerprinter.key(headers, header, payload);
+                    match candidate {
+                        None => observe(table, key, number, packet, notes),
+                        Some(candidate) => {
+                            let (packet, headers) = (shown, shown_headers);
+                            let sighting = Sighting { key, number, candidate, packet, headers };
+                            match classifier.settles() {
+                                true => settler.arrive(table, sighting, now_ns, notes),
+                                false => sighting.decide_at_once(table, notes),
                             }
                         }
                     }
-                };
-                each(shown, &shown_headers, verdict);
+                }
             };
+            each(shown, shown_headers, verdict);
+        };
         if frame.offload.gso_size == 0 {
-            return decide(frame, &headers, frame, notes);
+            return decide(frame, &headers, (frame, &headers), notes);
         }
         let mut count = 0u64;
         let cut = cutter.cut(frame, &headers, |packet, headers| {
             count += 1;
-            decide(packet, headers, packet, notes);
+            decide(packet, headers, (packet, headers), notes);
         });
         if cut == Cut::Impossible {
             notes.uncut += 1;
-            // Known by all of it, shown as far as a wire can have carried it.
             let shown = clip(frame, &headers, classifier.mtu(frame.point));
-            return decide(frame, &headers, &shown, notes);
+            let within = headers.within(shown.data.len());
+            return decide(frame, &headers, (&shown, &within), notes);
         }
         notes.cut += count - 1;
         notes.truncated += u64::from(cut == Cut::Truncated);
@@ -153,3 +154,6 @@ impl Pipeline {
         self.settler.held()
     }
 }
+
+#[cfg(test)]
+mod load_tests;

@@ -215,6 +215,8 @@ fn main() -> io::Result<()> {
         for gso_type in [0_u8, 1, 4, 5] {
             let how = [gso_type, 0, if gso_type == 0 { 0 } else { 9 }, 34, 6, gso_type & 1, 1, 0];
             write("frame", &format!("{name}-{gso_type}"), &[&how[..], &frame].concat())?;
+            let how = [gso_type, 0, 9, 0, how[3], 16, 0, 7];
+            write("segment", &format!("{name}-{gso_type}"), &[&how[..], &frame].concat())?;
         }
     }
     let ini = b"# tap\nActiveClient = 10.0.0.9,2003,ifname=eth1\r\nActiveClient=fd00::1 , DEFAULT\n\

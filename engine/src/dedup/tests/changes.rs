@@ -86,7 +86,6 @@ const SCTP: usize = 2;
 const ECHO: usize = 3;
 const GRE: usize = 4;
 const ANSWER: usize = 5;
-const ERROR: usize = 6;
 
 fn number(is_v6: bool, transport: usize) -> u8 {
     match transport {

@@ -7,9 +7,8 @@
 //!
 //! The same for both directions, for all fragments of a datagram, and for all copies of a packet, with
 //! a VLAN tag or without, whatever extension headers are before its ports. The kernel's own hash
-//! (`PACKET_FANOUT_HASH`) is not: where a device has no offload for tags, the tag stands in the frame
-//! when it is seen going out, and the flow dissector begins behind it or before it, but not where the
-//! packet is; such frames are then spread by their length.
+//! (`PACKET_FANOUT_HASH`) is not (6.18): a frame that goes out with its tag in it (a device without
+//! the offload for tags) is hashed otherwise than the copies with the tag beside them, or without.
 //!
 //! A program of a group sees a frame from the link header when it goes out, and from the network
 //! header when it comes in. Addresses that translation changes are hashed as they are: see `settle`.
