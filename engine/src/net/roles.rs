@@ -74,7 +74,6 @@ pub(super) fn build(tables: &Tables) -> View {
         largest_frame,
         main,
         main_subnets: main.map_or_else(Vec::new, |main| subnets_behind(tables, main)),
-        largest_frame,
     }
 }
 
