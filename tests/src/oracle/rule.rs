@@ -317,6 +317,9 @@ struct Group {
     most: BTreeMap<Option<Ends>, usize>,
 }
 
+/// Copies that compete for the same twins, each with how many there are.
+type Rivals = Vec<(Option<Ends>, usize)>;
+
 impl Group {
     fn add(&mut self, sort: Sort, point: Point, identity: Identity) {
         let counts = match sort {
@@ -372,8 +375,7 @@ impl Group {
     fn settle_node(&mut self) {
         let mut left: BTreeMap<Option<Ends>, (usize, usize)> = BTreeMap::new();
         // Those that compete for the same twins: with one other end, at one point.
-        let mut rivals: BTreeMap<(Point, Option<End>), Vec<(Option<Ends>, usize)>> =
-            BTreeMap::new();
+        let mut rivals: BTreeMap<(Point, Option<End>), Rivals> = BTreeMap::new();
         for (both, counts) in &self.of_node {
             for (ends, points) in counts {
                 for (point, count) in points {
