@@ -129,6 +129,9 @@ pub enum Sort {
     },
 }
 
+/// Points on one packet's way through a host that are told apart; at more, copies are reported.
+const POINTS: usize = 8;
+
 type Point = (u32, Direction);
 /// Sightings of one packet (by its ends) at each point.
 type Counts = BTreeMap<Option<Ends>, BTreeMap<Point, usize>>;
@@ -221,6 +224,15 @@ impl Node {
         }
     }
 
+    /// On its way into a pod with a port like a NodePort's, which a translation may have drawn for
+    /// a client: then this is the copy to report, whatever else is seen.
+    fn may_be_a_clients(&self, sort: Sort, ifindex: u32, identity: &Identity) -> bool {
+        let is_uplink = |it: &Interface| it.ifindex == ifindex && it.role == Role::Uplink;
+        sort == (Sort::OfService { answers: true })
+            && !self.interfaces.iter().any(is_uplink)
+            && identity.ends.is_some_and(|ends| self.is_own(ends.source.address))
+    }
+
     fn is_own_traffic(&self, identity: &Identity, frame: &[u8]) -> bool {
         let Some(Ends { source, destination }) = identity.ends else { return false };
         let is_sensor = |end: End| self.sensors.contains(&end.address);
@@ -268,6 +280,9 @@ impl Node {
                 let sort = self.sort(sighting.ifindex, sighting.direction, &packet);
                 let identity = Identity::of(&packet);
                 let group = groups.entry(identity.invariant.clone()).or_default();
+                if self.may_be_a_clients(sort, sighting.ifindex, &identity) {
+                    flows.clients.extend(identity.ends.map(flow));
+                }
                 group.add(sort, (sighting.ifindex, sighting.direction), identity);
             }
         }
@@ -299,6 +314,8 @@ struct Flows {
     proven: BTreeSet<(IpAddr, IpAddr)>,
     /// Of flows of which a copy with the node's address had no twin: the node's own, it seems.
     native: BTreeSet<(IpAddr, IpAddr)>,
+    /// See [`Node::may_be_a_clients`].
+    clients: BTreeSet<(IpAddr, IpAddr)>,
 }
 
 fn flow(ends: Ends) -> (IpAddr, IpAddr) {
@@ -340,7 +357,8 @@ impl Group {
             least.insert(*ends, points.values().copied().max().unwrap_or(0));
             // At a point where candidates may have been taken for it before, it seems to be one more.
             let counts = points.iter().map(|(point, count)| count + candidates(point));
-            most.insert(*ends, counts.max().unwrap_or(0));
+            let is_crowd = points.len() > POINTS;
+            most.insert(*ends, if is_crowd { counts.sum() } else { counts.max().unwrap_or(0) });
         }
         (self.least, self.most) = (least, most);
     }
@@ -462,6 +480,11 @@ impl Group {
             // Answers that came before the proof are reported.
             *self.least.entry(ends).or_default() += if is_answer && is_proven { 0 } else { least };
             *self.most.entry(ends).or_default() += most;
+        }
+        for (ends, points) in self.of_service.values().flatten() {
+            if ends.is_some_and(|ends| flows.clients.contains(&flow(ends))) {
+                self.most.insert(*ends, points.values().sum());
+            }
         }
     }
 
