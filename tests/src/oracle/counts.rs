@@ -20,6 +20,8 @@ use super::rule::{Direction, Sort};
 const POINTS: usize = 8;
 
 type Point = (u32, Direction);
+/// Candidates at one point, and how often each was seen there.
+type Rivals = Vec<(Option<Ends>, usize)>;
 /// Sightings of one packet (by its ends) at each point.
 type Counts = BTreeMap<Option<Ends>, BTreeMap<Point, usize>>;
 
@@ -106,8 +108,7 @@ impl Group {
     pub(super) fn settle_node(&mut self) {
         let mut left: BTreeMap<Option<Ends>, (usize, usize)> = BTreeMap::new();
         // Those that compete for the same twins: with one other end, at one point.
-        let mut rivals: BTreeMap<(Point, Option<End>), Vec<(Option<Ends>, usize)>> =
-            BTreeMap::new();
+        let mut rivals: BTreeMap<(Point, Option<End>), Rivals> = BTreeMap::new();
         for (both, counts) in &self.of_node {
             for (ends, points) in counts {
                 for (point, count) in points {
@@ -176,7 +177,7 @@ impl Group {
     /// is not reported even where its twin is another node's.
     pub(super) fn settle_services(&mut self, flows: &Flows) {
         let mut left: BTreeMap<Option<Ends>, (usize, usize)> = BTreeMap::new();
-        let mut rivals: BTreeMap<Point, Vec<(Option<Ends>, usize)>> = BTreeMap::new();
+        let mut rivals: BTreeMap<Point, Rivals> = BTreeMap::new();
         for counts in self.of_service.values() {
             for (ends, points) in counts {
                 for (point, count) in points {
