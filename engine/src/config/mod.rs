@@ -384,6 +384,15 @@ mod tests {
     }
 
     #[test]
+    fn copies_may_differ_in_their_dscp_only_if_the_tap_is_told_so() {
+        assert!(!config(&[]).unwrap().ignores_dscp);
+        assert!(config(&["--ignore-dscp"]).unwrap().ignores_dscp);
+        let environment = [("PODTAP_IGNORE_DSCP".to_owned(), "true".to_owned())];
+        let settings = Settings::from_parts::<&str>(&[], &environment).unwrap();
+        assert!(Config::new(&settings).unwrap().ignores_dscp);
+    }
+
+    #[test]
     fn the_reference_s_rule_needs_the_pods_prefixes_and_takes_them_from_its_variables() {
         let said = refused(&["--election", "ports"]);
         assert!(said.starts_with("--podnet: --election ports needs"), "{said}");
