@@ -387,8 +387,7 @@ mod tests {
     fn copies_may_differ_in_their_dscp_only_if_the_tap_is_told_so() {
         assert!(!config(&[]).unwrap().ignores_dscp);
         assert!(config(&["--ignore-dscp"]).unwrap().ignores_dscp);
-        let environment = [("PODTAP_IGNORE_DSCP".to_owned(), "true".to_owned())];
-        let settings = Settings::from_parts::<&str>(&[], &environment).unwrap();
+        let settings = Settings::from_parts(&[], &[("PODTAP_IGNORE_DSCP", "true")]).unwrap();
         assert!(Config::new(&settings).unwrap().ignores_dscp);
     }
 

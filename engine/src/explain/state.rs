@@ -357,7 +357,8 @@ impl FilterState {
 
 impl Network {
     fn new(view: &View) -> Self {
-        let View { links, own, local, local_by, overlay_ports, main, main_subnets, .. } = view.clone();
+        let View { links, own, local, local_by, overlay_ports, main, main_subnets, .. } =
+            view.clone();
         let mut links: Vec<LinkState> = links.into_values().map(LinkState::from).collect();
         links.sort_unstable_by_key(|link| link.ifindex);
         Self { links, own, local, local_by, overlay_ports, main, main_subnets }
