@@ -384,6 +384,14 @@ mod tests {
     }
 
     #[test]
+    fn copies_may_differ_in_their_dscp_only_if_the_tap_is_told_so() {
+        assert!(!config(&[]).unwrap().ignores_dscp);
+        assert!(config(&["--ignore-dscp"]).unwrap().ignores_dscp);
+        let settings = Settings::from_parts(&[], &[("PODTAP_IGNORE_DSCP", "true")]).unwrap();
+        assert!(Config::new(&settings).unwrap().ignores_dscp);
+    }
+
+    #[test]
     fn the_reference_s_rule_needs_the_pods_prefixes_and_takes_them_from_its_variables() {
         let said = refused(&["--election", "ports"]);
         assert!(said.starts_with("--podnet: --election ports needs"), "{said}");

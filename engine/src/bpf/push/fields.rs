@@ -100,6 +100,9 @@ pub(super) fn load(family: Family, ends: Ends, possible: u8, size: Size, at: u32
 }
 
 fn byte(family: Family, ends: Ends, possible: u8, at: u32) -> Byte {
+    if let (Family::V4 | Family::V6, Ends::Flow(number)) = (family, ends) {
+        return of_flow(family, number, at);
+    }
     match (family, at) {
         // Of frames that are not IP the addresses are hashed, but a bridge may still flood.
         (_, 0..12) | (Family::Tagged, _) => DIFFERS,
@@ -107,6 +110,19 @@ fn byte(family: Family, ends: Ends, possible: u8, at: u32) -> Byte {
         (Family::V6, _) => v6(ends, possible, at),
         // Hashed whole.
         (Family::Other, _) => SAME,
+    }
+}
+
+/// What all packets of all flows of a protocol have in common.
+fn of_flow(family: Family, number: u8, at: u32) -> Byte {
+    let kind = if family == Family::V6 { ethertype::IPV6 } else { ethertype::IPV4 };
+    match (family, at) {
+        (_, 12) => Byte::Known(kind.to_be_bytes()[0]),
+        (_, 13) => Byte::Known(kind.to_be_bytes()[1]),
+        // The version; a packet of the flow may have options.
+        (_, 14) => Byte::Varies(0x0f),
+        (Family::V4, V4_PROTOCOL) | (Family::V6, V6_PROTOCOL) => Byte::Known(number),
+        _ => DIFFERS,
     }
 }
 
@@ -122,7 +138,7 @@ fn v4(ends: Ends, possible: u8, at: u32) -> Byte {
         26..30 => match ends {
             Ends::Seen => SAME,
             Ends::From(IpAddr::V4(source)) => octet(&source.octets(), at - 26),
-            Ends::From(IpAddr::V6(_)) | Ends::Unknown => DIFFERS,
+            Ends::From(IpAddr::V6(_)) | Ends::Unknown | Ends::Flow(_) => DIFFERS,
         },
         30..V4_L4 => destination(ends),
         _ => transport(ends, possible, at - V4_L4),
@@ -143,7 +159,7 @@ fn v6(ends: Ends, possible: u8, at: u32) -> Byte {
         22..38 => match ends {
             Ends::Seen => SAME,
             Ends::From(IpAddr::V6(source)) => octet(&source.octets(), at - 22),
-            Ends::From(IpAddr::V4(_)) | Ends::Unknown => DIFFERS,
+            Ends::From(IpAddr::V4(_)) | Ends::Unknown | Ends::Flow(_) => DIFFERS,
         },
         38..V6_L4 => destination(ends),
         _ => transport(ends, possible, at - V6_L4),
@@ -155,13 +171,19 @@ fn octet(octets: &[u8], at: u32) -> Byte {
 }
 
 fn destination(ends: Ends) -> Byte {
-    if ends == Ends::Unknown { DIFFERS } else { SAME }
+    match ends {
+        Ends::Seen | Ends::From(_) => SAME,
+        Ends::Unknown | Ends::Flow(_) => DIFFERS,
+    }
 }
 
 /// A byte behind the IP header; it differs if it does in any of the possible protocols.
 fn transport(ends: Ends, possible: u8, at: u32) -> Byte {
     let source_port = if ends == Ends::Seen { 0 } else { VARIES };
-    let destination_port = if ends == Ends::Unknown { VARIES } else { 0 };
+    let destination_port = match ends {
+        Ends::Seen | Ends::From(_) => 0,
+        Ends::Unknown | Ends::Flow(_) => VARIES,
+    };
     let of = |protocol: u8| match (protocol, at) {
         // Type and code; what follows the identifier, which is translated as a port would be.
         (protocols::ICMP, 0 | 1 | 6 | 7) => 0,

@@ -16,18 +16,22 @@
 //! (`fields`): link addresses, TTL, ECN, checksums, IP length and identification, TCP sequence
 //! number and FIN, PSH, CWR, payload, any length of the frame. All else is equal wherever the key is:
 //!
-//! 1. If no test on addresses and ports is open, a frame that no version accepts has no segment
+//! 1. Where no end is translated, a frame that no version accepts has no segment
 //!    and no copy that the filter accepts. Leaving all of them out changes no report: what dedup
 //!    sees of other packets is what it saw, and of this one nobody wanted any. What gets through
 //!    all the same (another point's frame that the filter's writer let pass) is refused there.
 //! 2. An address differs where a node puts its own, or a service's, in a pod's place: the copies that
-//!    [`Candidate`]s are twins of. A candidate that passes may find no twin because the kernel kept
-//!    that back, and is then reported as one without: the sensor that asks for the node's or the
-//!    service's address gets the packet with it, once, and later by the time that candidates wait.
-//!    One that is wanted by its twin's addresses alone is not missed: the twin is reported. Of what
-//!    goes out with the node's address, the twin entered the host elsewhere: there the filter is
-//!    asked a second time, with each of the node's addresses as the source and any port
-//!    ([`Ends::From`]), so that requests are found. What comes in with it always passes.
+//!    [`Candidate`]s are twins of. Where candidates wait for a twin (`--election source`), any frame
+//!    may be the twin of one with a service's address or a NodePort, with both ends otherwise; if
+//!    it were kept back, the candidate would be reported. And what is learned of a flow from one
+//!    packet decides about its others, in both directions. So only what all packets of a flow and
+//!    of its twins have in common is tested: the family and the transport protocol
+//!    ([`Protocols`]). ICMP errors belong to the flow that they are about: whoever wants any
+//!    protocol of the family gets them past the kernel. Addresses, ports, flags are user space's.
+//!    Where nothing waits (`none`), a candidate is decided as it comes, and has a twin only in what
+//!    came before. Of what goes out with the node's address, that entered the host elsewhere: there
+//!    the filter is asked a second time, with each of the node's addresses as the source and any
+//!    port ([`Ends::From`]), so that requests are found. What comes in with it always passes.
 //! 3. A copy may have a tag where another has none. A node that can add or remove tags gets a
 //!    kernel part only from filters that accept no tagged frame ([`may_accept_tagged`]); frames
 //!    with a tag pass.
@@ -35,13 +39,15 @@
 //! Repeats are no exception: a key's frames at one point pass all or none, so the table's counts
 //! are those without the kernel's part, or are about a packet that nobody wants.
 //!
-//! Left out of the argument: hosts that insert IPv6 extension headers in passing (IOAM, SRv6), or
-//! translate by other means than those, and then only where the filter wants the changed copy and
-//! not the one before: the changed copy is then reported. Nothing is lost.
+//! Left out of the argument: hosts that insert IPv6 extension headers in passing (IOAM, SRv6);
+//! filters that ask for an IPv6 extension header itself and for none of the protocols behind it, in
+//! a flow through a service; and packets of different flows that are equal but for their ends. In
+//! all of them there is one report more than without the kernel's part. Nothing is lost.
 //!
 //! [`Candidate`]: crate::classify::Candidate
 
 mod fields;
+mod flows;
 mod normal;
 #[cfg(test)]
 mod tests;
@@ -52,6 +58,7 @@ use std::net::IpAddr;
 
 use super::Program;
 use super::assemble::{Assembler, Label};
+pub use flows::Protocols;
 use normal::Normal;
 
 /// What a packet is known to be before the filter is asked; the caller has to make sure.
@@ -76,6 +83,8 @@ pub enum Ends {
     From(IpAddr),
     /// Nothing.
     Unknown,
+    /// Nothing, nor anything else but the transport protocol.
+    Flow(u8),
 }
 
 /// What must hold of a frame for a filter to want anything of the packet.

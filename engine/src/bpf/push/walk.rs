@@ -53,6 +53,39 @@ pub(super) fn versions(program: &Verified, family: Family, ends: Ends) -> Option
     Some(found)
 }
 
+/// Whether any packet of this family and protocol may be accepted, whatever else is in it.
+pub(super) fn may_accept(program: &Verified, family: Family, protocol: u8) -> bool {
+    if program.ops.len() > MAX_PROGRAM {
+        return true;
+    }
+    let walk = Walk { program, family, ends: Ends::Flow(protocol), decisions: &[] };
+    let mut states: Vec<Option<State>> = vec![None; program.ops.len()];
+    states[0] = Some(State::start(fields::all_protocols(family)));
+    for (at, op) in program.ops.iter().enumerate() {
+        let Some(mut state) = states[at].take() else { continue };
+        let ways = match walk.step(at, *op, &mut state) {
+            Ok(Action::Accept | Action::AcceptIfA) => return true,
+            Ok(Action::Unreached | Action::Reject) => [None, None],
+            Ok(Action::Plain(_)) => [Some(at + 1), None],
+            Ok(Action::Goto(to)) => [Some(to), None],
+            Ok(Action::Branch { then, otherwise, .. }) => [Some(then), Some(otherwise)],
+            Err(Undecided(at)) => match program.ops[at] {
+                Op::BranchK(_, then, otherwise, _) | Op::BranchX(_, then, otherwise) => {
+                    [then, otherwise].map(|skip| Some(at + 1 + usize::from(skip)))
+                }
+                _ => return true,
+            },
+        };
+        for to in ways.into_iter().flatten() {
+            match &mut states[to] {
+                Some(there) => there.join(&state),
+                none => *none = Some(state),
+            }
+        }
+    }
+    false
+}
+
 /// A test on what varies, which copies may answer differently.
 struct Undecided(usize);
 

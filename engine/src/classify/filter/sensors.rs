@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! tap's own: accept? -> short, tagged, odd? take it
+//!     candidates wait? an ICMP error, a protocol that sensors want? take it -> leave it
 //!         entering at an uplink, for the node's address? take it
 //!         entering otherwise: sensors' needs with the node's address as its source? take it
 //!         sensors' needs? take it -> leave it
@@ -13,7 +14,7 @@
 use std::net::IpAddr;
 
 use super::{L3, PACKET_OUTGOING, Writer, v6_words};
-use crate::bpf::push::{Ends, Family, Need, may_accept_tagged};
+use crate::bpf::push::{Ends, Family, Need, Protocols, may_accept_tagged};
 use crate::bpf::{Alu, Ancillary, Condition, Label, Program, Size, Target};
 use crate::classify::Classifier;
 use crate::net::Role;
@@ -25,7 +26,14 @@ const MAX_OWN: usize = 16;
 const LEAST: u32 = 54;
 
 /// What all sensors' filters together need of one family of packets.
-struct Needs {
+enum Needs {
+    /// Any packet may be the twin of one that waits, or tell of its flow.
+    Flows(Protocols),
+    Packets(PacketNeeds),
+}
+
+/// The same where no packet waits for another.
+struct PacketNeeds {
     seen: Need,
     /// What they need beyond it of a packet whose source the node may put its own address in.
     sent: Need,
@@ -55,14 +63,27 @@ impl Sensors {
         let of_family = |want_v4: bool| -> Vec<IpAddr> {
             sources.iter().copied().filter(|source| source.is_ipv4() == want_v4).collect()
         };
-        let v4 = Needs::new(filters, Family::V4, &of_family(true));
-        let v6 = Needs::new(filters, Family::V6, &of_family(false));
-        let is_all = [&other, &v4.seen, &v6.seen].iter().all(|need| **need == Need::Everything);
+        let needs = |family, own: &[IpAddr]| match classifier.settles() {
+            true => Needs::Flows(Protocols::wanted(filters, family)),
+            false => Needs::Packets(PacketNeeds::new(filters, family, own)),
+        };
+        let v4 = needs(Family::V4, &of_family(true));
+        let v6 = needs(Family::V6, &of_family(false));
+        let is_all = other == Need::Everything && v4.is_all(Family::V4) && v6.is_all(Family::V6);
         (!is_all).then_some(Self { v4, v6, other })
     }
 }
 
 impl Needs {
+    fn is_all(&self, family: Family) -> bool {
+        match self {
+            Self::Flows(protocols) => protocols.is_all(family),
+            Self::Packets(needs) => needs.seen == Need::Everything,
+        }
+    }
+}
+
+impl PacketNeeds {
     fn new(filters: &[Program], family: Family, own: &[IpAddr]) -> Self {
         let (mut seen, mut asks_ends) = (Need::nothing(), false);
         for filter in filters {
@@ -118,10 +139,16 @@ impl Writer<'_> {
         self.asm.jump(leave);
         self.asm.bind(v4);
         self.plain_v4(take);
-        self.ends(&sensors.v4, &[L3 + 16], ways, with_local);
+        match &sensors.v4 {
+            Needs::Flows(protocols) => self.flows_v4(protocols, ways),
+            Needs::Packets(needs) => self.ends(needs, &[L3 + 16], ways, with_local),
+        }
         self.asm.bind(v6);
         self.plain_v6(take);
-        self.ends(&sensors.v6, &v6_words(L3 + 24), ways, with_local);
+        match &sensors.v6 {
+            Needs::Flows(protocols) => self.flows_v6(protocols, ways),
+            Needs::Packets(needs) => self.ends(needs, &v6_words(L3 + 24), ways, with_local),
+        }
         self.asm.bind(take);
         self.asm.ret(u32::MAX);
         self.asm.bind(leave);
@@ -153,10 +180,46 @@ impl Writer<'_> {
         self.asm.bind(known);
     }
 
+    /// Of no options, so that the type of ICMP is where it is looked for; in a later fragment it is
+    /// some byte, and the frame is taken or asked about like any other.
+    fn flows_v4(&mut self, protocols: &Protocols, Ways { take, leave }: Ways) {
+        if !protocols.is_empty() {
+            let (icmp, ask) = (self.asm.label(), self.asm.label());
+            self.asm.load(Size::Byte, L3 + 9);
+            self.asm.branch(Condition::Equal, u32::from(protocol::ICMP), icmp, ask);
+            self.asm.bind(icmp);
+            self.asm.load(Size::Byte, L3 + 20);
+            for echo in [0, 8] {
+                self.if_equal(echo, ask);
+            }
+            self.asm.jump(take);
+            self.asm.bind(ask);
+            self.asm.load(Size::Byte, L3 + 9);
+            protocols.write(&mut self.asm, take);
+        }
+        self.asm.jump(leave);
+    }
+
+    fn flows_v6(&mut self, protocols: &Protocols, Ways { take, leave }: Ways) {
+        if !protocols.is_empty() {
+            let (icmp, ask) = (self.asm.label(), self.asm.label());
+            self.asm.load(Size::Byte, L3 + 6);
+            self.asm.branch(Condition::Equal, u32::from(protocol::ICMPV6), icmp, ask);
+            self.asm.bind(icmp);
+            self.asm.load(Size::Byte, L3 + 40);
+            // Below are the errors.
+            self.asm.branch(Condition::AtLeast, 128, ask, take);
+            self.asm.bind(ask);
+            self.asm.load(Size::Byte, L3 + 6);
+            protocols.write(&mut self.asm, take);
+        }
+        self.asm.jump(leave);
+    }
+
     /// The needs of a family, as far as they depend on where the frame is and whom it is for.
     fn ends(
         &mut self,
-        needs: &Needs,
+        needs: &PacketNeeds,
         destination: &[u32],
         Ways { take, leave }: Ways,
         with_local: bool,
