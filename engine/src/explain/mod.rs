@@ -40,7 +40,7 @@ use state::{State, StateError};
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// ADDRESS, or INTERFACE, or a flow: SOURCE [tcp|udp|icmp|sctp|NUMBER] DESTINATION, each an address with :PORT
-    /// ([ADDRESS]:PORT for IPv6)
+    /// (IPv6 with a port: the address in brackets)
     #[arg(value_name = "QUESTION")]
     pub question: Vec<String>,
     /// What a service sends the flow to: shows the copies after the translation too

@@ -8,7 +8,7 @@
 //! An abstract name belongs to a network namespace and goes with its socket: nothing stays behind
 //! after `kill -9`, and a read-only file system is no hindrance. One thread of its own answers; it
 //! touches no worker and shares no lock with one. Who may not ask is cut off before a byte of theirs
-//! is read; who is slow is cut off after [`CONNECTION_TIME`]; of too many at once, the oldest go first.
+//! is read; who is slow is cut off after `CONNECTION_TIME`; of too many at once, the oldest go first.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};

@@ -28,7 +28,7 @@ use crate::dedup::{Key, Outcome, Table, Translated};
 use crate::frame::Frame;
 use crate::pipeline::{Notes, Verdict};
 use crate::stats::DropReason;
-use crate::wire::Headers;
+use crate::wire::{Headers, protocol};
 
 use flows::{FlowMemory, State};
 use hold::{Hold, Waiting};
@@ -157,7 +157,7 @@ impl Settler {
                 translated: Translated { source: answers, destination: !answers },
             };
         }
-        let waiting = Waiting {
+        let mut waiting = Waiting {
             deadline_ns: 0,
             key,
             number,
@@ -169,14 +169,22 @@ impl Settler {
         if let Some(verdict) = self.found(&waiting, known, state, now_ns) {
             return verdict;
         }
-        if matches!(candidate, Candidate::NodePort { answers: true, at_uplink: false })
+        if let Candidate::NodePort { answers: true, at_uplink } = candidate
             && state == State::Unknown
             && !flow.is_error
+            && headers.protocol != protocol::TCP
         {
             // The first of its flow, and nobody asked: no NodePort answers, but a translation took
-            // a port of that range for a client's packet, which is on its way into the pod here.
-            self.flows.learn(flow.name, State::Opened, now_ns);
-            return observe(table, key, number, packet, notes);
+            // a port of that range for a client's packet, which is on its way to the pod here. (TCP
+            // says with its flags who opens.)
+            state = State::Opened;
+            self.flows.learn(flow.name, state, now_ns);
+            if !at_uplink {
+                return observe(table, key, number, packet, notes);
+            }
+            candidate =
+                Candidate::Node { translated: Translated { source: true, destination: false } };
+            waiting.candidate = candidate;
         }
         let queue = match candidate {
             Candidate::Node { .. } if state == State::Native => {

@@ -100,7 +100,6 @@ proptest! {
     #[test]
     fn a_node_reports_what_the_rule_says_of_packets_at_points_where_they_have_no_business(
         plan in plan(Limits { has_equals_of_all_kinds: false, ..ANYTHING }, any_knowledge()),
-        // Few, since an entry has room for eight points.
         moves in prop::collection::vec((any::<prop::sample::Index>(), 0..8usize, any::<bool>()), 1..4),
         seed: u64,
     ) {

@@ -125,7 +125,7 @@ fn an_answer_without_twin_is_another_nodes_only_where_none_was_this_ones() {
     let answer = |seq| copy(0, POD, Out, tcp(SERVICE, CLIENT, ACK, seq));
     let mut node = Node::new();
     assert_eq!(node.see(&answer(1)), Verdict::Hold, "of a flow that nobody asked in");
-    node.pass(10 * MS);
+    node.pass(20 * MS);
     assert_eq!(node.reports.len(), 1);
     assert_eq!(ask(&mut node, FAR_BACKEND, 2), Verdict::Drop(DropReason::Service));
     assert_eq!(node.see(&answer(3)), Verdict::Drop(DropReason::Service));
@@ -136,7 +136,7 @@ fn an_answer_without_twin_is_another_nodes_only_where_none_was_this_ones() {
     assert_eq!(ask(&mut node, BACKEND, 6), Verdict::Drop(DropReason::Service));
     assert_eq!(node.see(&answer(7)), Verdict::Hold, "a request's twin changes nothing in that");
     node.see(&copy(1, POD_B, In, tcp(BACKEND, CLIENT, ACK, 5)));
-    node.pass(10 * MS);
+    node.pass(20 * MS);
     assert_eq!(node.dropped(DropReason::Service), 5);
     assert_eq!(node.said().last(), Some(&named(SERVICE, CLIENT)), "7 had none");
     assert_eq!(node.see(&answer(8)), Verdict::Drop(DropReason::Service), "the backend moved");

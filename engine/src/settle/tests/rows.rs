@@ -153,6 +153,34 @@ fn row_12_a_node_port_with_its_pod_on_another_node() {
     }
 }
 
+/// Found by the thirty rows: nothing in UDP says who opens.
+#[test]
+fn row_12_datagrams_for_whose_client_the_node_takes_a_port_among_the_node_ports() {
+    let datagram =
+        |from: End, to: End, text: &str| udp(from.0, to.0, (from.1, to.1), text.as_bytes());
+    let inner = (OWN, 31_000);
+    for (backend, there) in [(BACKEND, (POD_B, Out)), (FAR_BACKEND, (UPLINK, Out))] {
+        let back = if there.0 == POD_B { (POD_B, In) } else { (UPLINK, In) };
+        let request = |text: &str| {
+            vec![
+                copy(0, UPLINK, In, datagram(SERVER, NODE_PORT, text)),
+                copy(1, there.0, there.1, datagram(inner, backend, text)),
+            ]
+        };
+        let reply = |text: &str| {
+            vec![
+                copy(1, back.0, back.1, datagram(backend, inner, text)),
+                copy(0, UPLINK, Out, datagram(NODE_PORT, SERVER, text)),
+            ]
+        };
+        let mut expected = vec![named(inner, backend), named(inner, backend)];
+        if backend == BACKEND {
+            expected.extend([named(backend, inner), named(backend, inner)]);
+        }
+        exactly(&[request("a"), reply("b"), request("c"), reply("d")], &expected);
+    }
+}
+
 #[test]
 fn a_hairpin_through_a_service_to_the_same_pod() {
     let (inner, itself) = ((OWN, 40_500), (A, 8080));

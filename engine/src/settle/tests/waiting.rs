@@ -98,7 +98,7 @@ fn an_error_that_the_node_makes_in_the_services_name_is_reported_though_its_flow
     let message = [&[3, 4, 0, 0, 0, 0, 0, 0][..], &about[14..]].concat();
     let error = packet(protocol::ICMP, SVC, A, &message);
     assert_eq!(node.see(&copy(0, POD, Out, error)), Verdict::Hold);
-    node.pass(10 * MS);
+    node.pass(20 * MS);
     assert_eq!(node.reports.len(), 2);
 }
 
