@@ -332,8 +332,9 @@ impl Settler {
             (Candidate::Node { .. }, State::Translated | State::Native) => return,
             (Candidate::Node { translated }, _) if translated == BOTH => return,
             (Candidate::Node { .. }, _) => State::Native,
-            // Its answers may be this node's own by now: the backend, or who refuses in its place.
-            (_, State::Asked | State::Proven) if is_request(waiting.candidate) => State::Unknown,
+            (_, State::Asked) if is_request(waiting.candidate) => State::Unknown,
+            // Its answers may be this node's own by now: of another backend, or who refuses for it.
+            (_, State::Proven) if is_request(waiting.candidate) => State::Asked,
             // Its answers may come from another node now.
             (_, State::Answered) if !is_request(waiting.candidate) => State::Proven,
             _ => return,
