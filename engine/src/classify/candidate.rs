@@ -3,7 +3,7 @@
 //! ```text
 //! address in SVCNET, not the node's own -----------------------> Service    (any point)
 //! node's own address, port in the NodePort range --------------> NodePort   (any point)
-//! at an uplink: out from, or in to, an own address ------------> Node
+//! at an uplink: out from, or in to, an own address ------------> Node       (not multicast, link-local)
 //! anything else (nearly all) ----------------------------------> no candidate: decided at once
 //! ```
 //!
@@ -98,7 +98,9 @@ impl Classifier {
         inbound: bool,
     ) -> Option<Candidate> {
         let own = if inbound { headers.destination } else { headers.source };
-        if !self.own.contains(own) {
+        // What does not leave its link is not translated: the same query, sent on each of two links,
+        // is two packets, and none a pod's.
+        if !self.own.contains(own) || own.is_link_local() || headers.destination.is_multicast() {
             return None;
         }
         // Without its ports a fragment may belong to a NodePort's packet, and an ICMP error be
@@ -184,6 +186,8 @@ mod tests {
         assert_eq!(candidate(&tail, UPLINK, Out), node(BOTH));
         let ping = packet(protocol::ICMP, "10.0.1.10", "203.0.113.10", &[8, 0, 0, 0, 0, 1, 0, 1]);
         assert_eq!(candidate(&ping, UPLINK, Out), node(SOURCE));
+        let query = udp("10.0.1.10", "224.0.0.251", (5353, 5353), b"x");
+        assert_eq!(candidate(&query, UPLINK, Out), None, "multicast is not translated");
         // Nobody is elected: there are no services, but translations still are.
         let none = Policy { election: Election::None, ..policy() };
         let c = Classifier::new(&none, &view(), &[]);

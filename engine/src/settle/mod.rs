@@ -333,6 +333,8 @@ impl Settler {
             (Candidate::Node { translated }, _) if translated == BOTH => return,
             (Candidate::Node { .. }, _) => State::Native,
             (_, State::Asked) if is_request(waiting.candidate) => State::Unknown,
+            // Its answers may be this node's own by now: of another backend, or who refuses for it.
+            (_, State::Proven) if is_request(waiting.candidate) => State::Asked,
             // Its answers may come from another node now.
             (_, State::Answered) if !is_request(waiting.candidate) => State::Proven,
             _ => return,

@@ -31,6 +31,18 @@ impl Address {
         Ipv6Addr::from(self.0).to_canonical()
     }
 
+    /// 224.0.0.0/4, ff00::/8.
+    #[must_use]
+    pub fn is_multicast(self) -> bool {
+        self.0 >> 120 == 0xff || self.0 >> 28 == (Self::MAPPED | 0xe000_0000) >> 28
+    }
+
+    /// 169.254.0.0/16, fe80::/10.
+    #[must_use]
+    pub fn is_link_local(self) -> bool {
+        self.0 >> 118 == 0x3fa || self.0 >> 16 == (Self::MAPPED | 0xa9fe_0000) >> 16
+    }
+
     /// The IPv4 address, if it is one.
     #[must_use]
     pub fn to_v4(self) -> Option<Ipv4Addr> {
@@ -145,6 +157,27 @@ mod tests {
 
     fn has(set: &PrefixSet, ip: &str) -> bool {
         set.contains(ip.parse::<IpAddr>().unwrap().into())
+    }
+
+    #[test]
+    fn what_stays_on_its_link_is_known_by_its_address() {
+        for (ip, is_multicast, is_link_local) in [
+            ("224.0.0.1", true, false),
+            ("239.255.255.255", true, false),
+            ("240.0.0.1", false, false),
+            ("223.255.255.255", false, false),
+            ("169.254.1.1", false, true),
+            ("169.253.1.1", false, false),
+            ("ff02::1", true, false),
+            ("fe80::1", false, true),
+            ("febf::1", false, true),
+            ("fec0::1", false, false),
+            ("::", false, false),
+        ] {
+            let address = Address::from(ip.parse::<IpAddr>().unwrap());
+            assert_eq!(address.is_multicast(), is_multicast, "{ip}");
+            assert_eq!(address.is_link_local(), is_link_local, "{ip}");
+        }
     }
 
     #[test]

@@ -146,6 +146,25 @@ fn an_answer_without_twin_is_another_nodes_only_where_none_was_this_ones() {
 }
 
 #[test]
+fn a_request_without_twin_says_that_its_answers_may_be_this_nodes() {
+    let mut node = Node::new();
+    let request = |id| copy(0, POD, In, udp(A, SVC, (5000, 53), &[id]));
+    let answer = |id| copy(0, POD, Out, udp(SVC, A, (53, 5000), &[id]));
+    // A backend on another tapped node, which reports the answers.
+    node.see(&copy(1, UPLINK, Out, udp(A, FAR, (5000, 53), &[1])));
+    assert_eq!(node.see(&request(1)), Verdict::Drop(DropReason::Service));
+    assert_eq!(node.see(&answer(2)), Verdict::Drop(DropReason::Service));
+    // Then a server of this node's own: there are no other copies.
+    for id in [3, 5, 7] {
+        node.pass(50 * MS);
+        assert_eq!(node.see(&request(id)), Verdict::Hold);
+        node.pass(25 * MS);
+        assert_eq!(node.see(&answer(id + 1)), Verdict::Hold, "{id}");
+    }
+    assert_eq!(node.end().len(), 1 + 6);
+}
+
+#[test]
 fn a_first_answer_waits_for_the_request_to_be_proven_or_not() {
     for has_twin in [true, false] {
         let mut node = Node::new();

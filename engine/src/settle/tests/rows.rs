@@ -307,3 +307,13 @@ fn row_18_fragments_through_a_translation_and_through_a_service() {
         &[named((A, 5000), (FAR, 53))],
     );
 }
+
+#[test]
+fn the_same_query_to_a_multicast_group_on_two_links_is_two_packets() {
+    let query = |from| udp(from, "224.0.0.251", (5353, 5353), b"who is it?");
+    let mut node = Node::new();
+    assert_eq!(node.see(&copy(0, UPLINK, Out, query(OWN))), Verdict::Report);
+    let other_own = "172.20.0.10";
+    assert_eq!(node.see(&copy(0, 3, Out, query(other_own))), Verdict::Report);
+    assert_eq!(node.end().len(), 2);
+}
