@@ -311,7 +311,7 @@ impl Headers {
     /// The same of the first `len` bytes of the frame.
     #[must_use]
     #[inline]
-    pub(crate) fn within(&self, len: usize) -> Self {
+    pub fn within(&self, len: usize) -> Self {
         let [l3, l4] = [self.l3.min(len), self.l4.min(len)];
         let [payload, end] = [self.payload.min(len), self.end.min(len)];
         Self { l3, l4, payload, end, ..*self }
