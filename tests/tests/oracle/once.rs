@@ -32,7 +32,7 @@ fn any_knowledge() -> impl Strategy<Value = Coverage> {
 }
 
 proptest! {
-    #![proptest_config(config(1000))]
+    #![proptest_config(config(600))]
 
     #[test]
     fn with_coverage_each_packet_is_reported_once_by_one_node_with_the_right_addresses(
