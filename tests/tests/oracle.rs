@@ -8,11 +8,15 @@
 //!
 //! `PROPTEST_CASES` sets how many cases each property gets.
 
+#[cfg(test)]
 #[path = "oracle/captures.rs"]
 mod captures;
+#[cfg(test)]
 #[path = "oracle/check.rs"]
 mod check;
+#[cfg(test)]
 #[path = "oracle/nodes.rs"]
 mod nodes;
+#[cfg(test)]
 #[path = "oracle/once.rs"]
 mod once;

@@ -10,6 +10,7 @@
 //! Nothing is hashed and nothing is shared with the engine but its public face in `taps`: packets
 //! are parsed, cut and compared by this crate's own code, byte for byte.
 
+mod counts;
 pub mod cut;
 pub mod generate;
 pub mod identity;

@@ -122,7 +122,7 @@ impl Way<'_> {
     }
 
     /// From the host into a pod.
-    fn into_pod(&mut self, pod: Pod, ends: Ends, view: View) {
+    fn deliver(&mut self, pod: Pod, ends: Ends, view: View) {
         if matches!(self.topology.nodes[pod.node].cni, Cni::Bridge | Cni::Overlay) {
             self.push(pod.node, BRIDGE, Direction::Out, ends, view);
         }
@@ -186,7 +186,7 @@ impl Way<'_> {
             // Two ports of one bridge: the host's stack sees nothing.
             self.push(b.node, veth(b), Direction::Out, ends, View::Clear);
         } else {
-            self.into_pod(b, ends, View::Clear);
+            self.deliver(b, ends, View::Clear);
         }
     }
 }
@@ -252,7 +252,7 @@ impl Conversation {
             Kind::Hairpin(a) => {
                 way.out_of_pod(a, ends(pod(a, self.client), service), View::Service);
                 let inner = ends(host(a.node, self.translated), pod(a, self.server));
-                way.into_pod(a, inner, View::Clear);
+                way.deliver(a, inner, View::Clear);
             }
             Kind::PodOutside(a, x, is_translated) => {
                 let server = outside(x, self.server);
@@ -273,7 +273,7 @@ impl Conversation {
             Kind::OutsidePod(x, b) => {
                 let clear = ends(outside(x, self.client), pod(b, self.server));
                 way.uplink(b.node, Some(b), In, clear, View::Clear);
-                way.into_pod(b, clear, View::Clear);
+                way.deliver(b, clear, View::Clear);
             }
             Kind::NodePort(x, node, b, is_translated) => {
                 let client = outside(x, self.client);
@@ -285,7 +285,7 @@ impl Conversation {
                     way.uplink(node, None, Out, clear, View::Clear);
                     way.uplink(b.node, Some(b), In, clear, View::Clear);
                 }
-                way.into_pod(b, clear, View::Clear);
+                way.deliver(b, clear, View::Clear);
             }
             Kind::NodeLocal(a) => {
                 let server = end(Topology::node_local(v6), self.server);
@@ -305,7 +305,7 @@ impl Conversation {
                     way.uplink(node, None, Out, clear, View::Clear);
                     way.uplink(b.node, Some(b), In, clear, View::Clear);
                 }
-                way.into_pod(b, clear, View::Clear);
+                way.deliver(b, clear, View::Clear);
             }
             Kind::HostOutside(node, x) => {
                 let clear = ends(host(node, self.client), outside(x, self.server));

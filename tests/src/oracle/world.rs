@@ -124,7 +124,7 @@ impl World {
         for (number, message) in plan.messages.iter().enumerate() {
             clock += u64::from(message.gap_us) * 1000;
             for repeat in 0..=message.repeats {
-                let at = clock + low32(repeat).wrapping_mul(700) as u64;
+                let at = clock + u64::from(low32(repeat)) * 700;
                 world.send(plan, number, at, &mut learned);
             }
         }
@@ -346,8 +346,9 @@ fn packet(plan: &Plan, number: usize, transport: Transport) -> Packet {
     let (conversation, _) = &plan.conversations[message.conversation];
     let unique = |len: usize| -> Vec<u8> {
         // No two stretches of it are alike.
+        let number = u64::from(low32(number));
         let words =
-            (0..len.max(6)).map(|at| mixed(number as u64, at as u64 / 8).to_be_bytes()[at % 8]);
+            (0..len.max(6)).map(|at| mixed(number, u64::from(low32(at / 8))).to_be_bytes()[at % 8]);
         words.collect()
     };
     let class = match (plan.has_equals_of_all_kinds, conversation.kind) {
