@@ -65,6 +65,24 @@ fn a_new_connection_with_the_same_ports_is_unknown_again() {
 }
 
 #[test]
+fn what_icmp_says_about_a_packet_belongs_to_the_packets_flow() {
+    let error = |seq| {
+        let message = [&[11, 0, 0, 0, 0, 0, 0, 0][..], &tcp(NATED, SERVER, ACK, seq)[14..]];
+        let data = packet(protocol::ICMP, "203.0.113.1", OWN, &message.concat());
+        copy(0, UPLINK, In, data)
+    };
+    let mut node = Node::new();
+    assert_eq!(node.see(&error(1)), Verdict::Hold, "nothing is known of the flow");
+    node.pass(10 * MS);
+    node.see(&out(SYN, 1));
+    node.pass(10 * MS);
+    assert_eq!(node.see(&error(2)), Verdict::Report, "the flow is the node's own");
+    node.see(&copy(1, POD, In, tcp(CLIENT, SERVER, ACK, 3)));
+    node.see(&out(ACK, 3));
+    assert_eq!(node.see(&error(4)), Verdict::Hold, "it is a pod's");
+}
+
+#[test]
 fn a_flow_that_finds_a_twin_is_translated_from_then_on() {
     let mut node = Node::new();
     node.see(&out(ACK, 1));
