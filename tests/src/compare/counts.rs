@@ -430,7 +430,7 @@ mod tests {
         let whole = samples::tcp(1, &payload);
         let sent = segments::cut(whole.clone(), 1500);
         let base = Counts { sent: 3, ..Counts::default() };
-        assert_eq!(counted(&sent, &[whole.clone()]), Counts { wrong_size: 1, ..base });
+        assert_eq!(counted(&sent, std::slice::from_ref(&whole)), Counts { wrong_size: 1, ..base });
         let otherwise = segments::cut(whole, 1000);
         let counts = counted(&sent, &otherwise);
         assert!(counts.wrong_size > 0 && counts.once == 0, "{counts:?}");
@@ -443,13 +443,14 @@ mod tests {
         let counts = |expected: &[Expected], reported: &[Reported]| {
             count(expected, reported, 1, 1500, |_packet| Some(0))[0].counts
         };
+        let one = std::slice::from_ref(&packet);
         assert_eq!(counts(&at_edge, &[]), Counts::default());
         for inside in [true, false] {
-            assert!(counts(&at_edge, &reports(&[packet.clone()], inside)).is_exact());
+            assert!(counts(&at_edge, &reports(one, inside)).is_exact());
         }
         let sent = [Expected { required: true, ..at_edge[0].clone() }];
-        let two = [reports(&[packet.clone()], true), reports(&[packet.clone()], false)].concat();
+        let two = [reports(one, true), reports(one, false)].concat();
         assert!(counts(&sent, &two).is_exact());
-        assert_eq!(counts(&[], &reports(&[packet], false)), Counts::default());
+        assert_eq!(counts(&[], &reports(one, false)), Counts::default());
     }
 }
