@@ -443,17 +443,14 @@ mod tests {
         let counts = |expected: &[Expected], reported: &[Reported]| {
             count(expected, reported, 1, 1500, |_packet| Some(0))[0].counts
         };
+        let one = std::slice::from_ref(&packet);
         assert_eq!(counts(&at_edge, &[]), Counts::default());
         for inside in [true, false] {
-            assert!(counts(&at_edge, &reports(std::slice::from_ref(&packet), inside)).is_exact());
+            assert!(counts(&at_edge, &reports(one, inside)).is_exact());
         }
         let sent = [Expected { required: true, ..at_edge[0].clone() }];
-        let two = [
-            reports(std::slice::from_ref(&packet), true),
-            reports(std::slice::from_ref(&packet), false),
-        ]
-        .concat();
+        let two = [reports(one, true), reports(one, false)].concat();
         assert!(counts(&sent, &two).is_exact());
-        assert_eq!(counts(&[], &reports(&[packet], false)), Counts::default());
+        assert_eq!(counts(&[], &reports(one, false)), Counts::default());
     }
 }

@@ -52,7 +52,7 @@ pub struct Size {
 
 impl Size {
     /// What `scripts/exactly-once` shows.
-    pub const SHOW: Self = Self { requests: 1000, bulk_bytes: 10_000_000 };
+    pub const SHOW: Self = Self { requests: 500, bulk_bytes: 5_000_000 };
     /// Enough to test, quickly.
     pub const TEST: Self = Self { requests: 60, bulk_bytes: 1_000_000 };
 

@@ -148,11 +148,11 @@ impl Witness {
                     Point::Pod(pod) => {
                         let from = frame.source_mac.unwrap_or_default();
                         let is_flooded = frame.destination_mac.is_some_and(|mac| mac[0] & 1 == 1);
-                        let is_anothers = macs.contains(&from)
-                            || (is_flooded && pod.is_flooded_too)
+                        let is_counted_elsewhere = macs.contains(&from)
+                            || is_flooded && pod.is_flooded_too
                             || known(frame.packet.source(), &pods)
                             || known(frame.packet.source(), &translated);
-                        from == pod.mac || !is_anothers
+                        from == pod.mac || !is_counted_elsewhere
                     }
                     Point::Outside => {
                         known(frame.packet.source(), &nodes)

@@ -42,6 +42,8 @@ pub struct Running {
     pub table_memory: u64,
     /// Its window.
     pub window_ns: u64,
+    /// The table's.
+    pub hash_seed: u64,
     /// Every verdict is written down, for people.
     pub is_told: bool,
 }
@@ -60,6 +62,7 @@ impl Running {
             settling: Settling { settle_ns: 20_000_000, memory: 1 << 18 },
             table_memory: 1 << 18,
             window_ns: 100_000_000,
+            hash_seed: seed,
             is_told: false,
         }
     }
@@ -180,7 +183,7 @@ pub fn run(node: &Node, sightings: &[Sighting], running: Running) -> Outcome {
     let classifier = classifier(node);
     let table = Table::new(running.table_memory, running.window_ns).expect("memory enough");
     let table = Arc::new(table);
-    let fingerprinter = Fingerprinter::new(running.seed);
+    let fingerprinter = Fingerprinter::new(running.hash_seed);
     let mut workers: Vec<Pipeline> = (0..running.workers)
         .map(|_| Pipeline::new(Arc::clone(&table), fingerprinter).settling(running.settling))
         .collect();

@@ -1,17 +1,14 @@
 //! Node by node: the engine reports what the rule says, of anything that it can be shown.
 
-use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
-
 use proptest::prelude::*;
 use tests::oracle::generate::{Limits, plan};
 use tests::oracle::identity::Identity;
-use tests::oracle::rule::{Direction, Node, Sighting};
+use tests::oracle::rule::{Direction, Expectation, Node, Sighting};
 use tests::oracle::taps::{self, Running};
 use tests::oracle::topology::Coverage;
 use tests::oracle::world::World;
 
-use super::check::{config, story_of};
+use super::check::{config, despite_collisions, story_of};
 
 const ANYTHING: Limits = Limits {
     has_missing_taps: true,
@@ -36,9 +33,18 @@ pub(crate) fn agrees(
     running: Running,
 ) -> Result<(), TestCaseError> {
     let expected = node.expect(sightings);
+    despite_collisions(running, |running| is_within(&expected, node, sightings, running))
+}
+
+fn is_within(
+    expected: &Expectation,
+    node: &Node,
+    sightings: &[Sighting],
+    running: Running,
+) -> Result<(), TestCaseError> {
     let outcome = taps::run(node, sightings, running);
     outcome.accounts_for(sightings).map_err(TestCaseError::fail)?;
-    for (identity, range) in &expected {
+    for (identity, range) in expected {
         let count = outcome.reported.get(identity).copied().unwrap_or(0);
         prop_assert!(
             range.contains(&count),
@@ -57,7 +63,7 @@ pub(crate) fn agrees(
 }
 
 /// How much the rule leaves open: packets with one right number of reports, and all.
-fn certain(expected: &BTreeMap<Identity, RangeInclusive<usize>>) -> (usize, usize) {
+fn certain(expected: &Expectation) -> (usize, usize) {
     (expected.values().filter(|range| range.start() == range.end()).count(), expected.len())
 }
 

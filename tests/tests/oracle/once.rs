@@ -32,7 +32,7 @@ fn any_knowledge() -> impl Strategy<Value = Coverage> {
 }
 
 proptest! {
-    #![proptest_config(config(1500))]
+    #![proptest_config(config(600))]
 
     #[test]
     fn with_coverage_each_packet_is_reported_once_by_one_node_with_the_right_addresses(
@@ -139,8 +139,8 @@ fn crowd() -> Plan {
         is_asymmetric: false,
     };
     let node = NodePlan { cni: Cni::Routed, is_tapped: true, has_stacked_uplink: false };
-    let message = |number: usize| Message {
-        conversation: number % 3,
+    let message = |number: u64| Message {
+        conversation: [0, 1, 2, 0, 1, 2][usize::try_from(number % 6).unwrap_or(0)],
         is_reply: number % 2 == 1,
         load: Load::Data(20),
         gap_us: 3,
@@ -148,7 +148,7 @@ fn crowd() -> Plan {
         has_no_id: false,
         has_option: false,
         lost_after: None,
-        look: mixed(7, u64::try_from(number).unwrap()),
+        look: mixed(7, number),
     };
     Plan {
         topology: Topology { nodes: vec![node.clone(), node], coverage: Coverage::Published },
