@@ -164,6 +164,7 @@ impl Settler {
             candidate,
             flow: flow.name,
             is_error: flow.is_error,
+            is_part: headers.fragment.is_some_and(|fragment| fragment.offset != 0),
         };
         let known = ask(table, key, number, candidate, packet.timestamp_ns);
         if let Some(verdict) = self.found(&waiting, known, state, now_ns) {
@@ -202,9 +203,9 @@ impl Settler {
             return Verdict::Hold;
         }
         notes.settle_full += 1;
-        match state {
-            State::Translated => Verdict::Drop(DropReason::Translated),
-            State::Proven | State::Answered => Verdict::Drop(DropReason::Service),
+        match (candidate, state) {
+            // What was learned decides (rule 6); a service's packet is in doubt, and reported.
+            (Candidate::Node { .. }, State::Translated) => Verdict::Drop(DropReason::Translated),
             _ => observe(table, key, number, packet, notes),
         }
     }
@@ -237,7 +238,7 @@ impl Settler {
             Known::Copy => Some(Verdict::Drop(DropReason::Duplicate)),
             Known::Twin if is_node => {
                 // One without ports says nothing of how the flow's other packets are translated.
-                if waiting.candidate.ignored() != BOTH {
+                if waiting.candidate.ignored() != BOTH && !waiting.is_part {
                     self.flows.learn(waiting.flow, State::Translated, now_ns);
                 }
                 Some(Verdict::Drop(DropReason::Translated))
@@ -330,13 +331,11 @@ impl Settler {
     fn give_up(&mut self, waiting: &Waiting, state: State, now_ns: u64) {
         let learned = match (waiting.candidate, state) {
             (Candidate::Node { .. }, State::Translated | State::Native) => return,
-            (Candidate::Node { translated }, _) if translated == BOTH => return,
+            (Candidate::Node { translated }, _) if translated == BOTH || waiting.is_part => return,
             (Candidate::Node { .. }, _) => State::Native,
             (_, State::Asked) if is_request(waiting.candidate) => State::Unknown,
             // Its answers may be this node's own by now: of another backend, or who refuses for it.
             (_, State::Proven) if is_request(waiting.candidate) => State::Asked,
-            // Its answers may come from another node now.
-            (_, State::Answered) if !is_request(waiting.candidate) => State::Proven,
             _ => return,
         };
         self.flows.learn(waiting.flow, learned, now_ns);
