@@ -28,7 +28,7 @@
 //!    of its twins have in common is tested: the family and the transport protocol
 //!    ([`Protocols`]). ICMP errors belong to the flow that they are about: whoever wants any
 //!    protocol of the family gets them past the kernel. Addresses, ports, flags are user space's.
-//!    Where nothing waits (`none`), there are only candidates with the node's address at an uplink,
+//!    Where nothing waits (`none`, or a family without such addresses), there are only candidates with the node's address at an uplink,
 //!    whose twin has the other end in common. Of what goes out there, the twin entered the host
 //!    elsewhere; of what comes in, it leaves elsewhere, and may be the first to be looked at, by
 //!    another worker. There the filter is asked a second time, with each of the node's addresses in

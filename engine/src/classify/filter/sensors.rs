@@ -66,7 +66,7 @@ impl Sensors {
         let of_family = |want_v4: bool| -> Vec<IpAddr> {
             sources.iter().copied().filter(|source| source.is_ipv4() == want_v4).collect()
         };
-        let needs = |family, own: &[IpAddr]| match classifier.settles() {
+        let needs = |family, own: &[IpAddr]| match waits(classifier, family) {
             true => Needs::Flows(Protocols::wanted(filters, family)),
             false => Needs::Packets(PacketNeeds::new(filters, family, own)),
         };
@@ -106,6 +106,16 @@ impl PacketNeeds {
         }
         Self { sent: sent.beyond(&seen), received: received.beyond(&seen), seen, asks_ends }
     }
+}
+
+/// Whether a packet of the family may wait for another: without services and addresses of the node
+/// there are no candidates.
+fn waits(classifier: &Classifier, family: Family) -> bool {
+    let has = |set: &PrefixSet| {
+        let (v4, v6) = set.split();
+        if family == Family::V6 { !v6.is_empty() } else { !v4.is_empty() }
+    };
+    classifier.settles() && (has(&classifier.service) || has(&classifier.own))
 }
 
 /// The addresses that a node may put in place of a packet's source on its way out.
