@@ -136,11 +136,11 @@ fn v4(ends: Ends, possible: u8, at: u32) -> Byte {
         15..20 | 22 | 24 | 25 => DIFFERS,
         20 | 21 | V4_PROTOCOL => SAME,
         26..30 => match ends {
-            Ends::Seen => SAME,
+            Ends::Seen | Ends::To(_) => SAME,
             Ends::From(IpAddr::V4(source)) => octet(&source.octets(), at - 26),
             Ends::From(IpAddr::V6(_)) | Ends::Unknown | Ends::Flow(_) => DIFFERS,
         },
-        30..V4_L4 => destination(ends),
+        30..V4_L4 => destination(ends, at - 30),
         _ => transport(ends, possible, at - V4_L4),
     }
 }
@@ -157,11 +157,11 @@ fn v6(ends: Ends, possible: u8, at: u32) -> Byte {
         // Length; hop limit.
         18 | 19 | 21 => DIFFERS,
         22..38 => match ends {
-            Ends::Seen => SAME,
+            Ends::Seen | Ends::To(_) => SAME,
             Ends::From(IpAddr::V6(source)) => octet(&source.octets(), at - 22),
             Ends::From(IpAddr::V4(_)) | Ends::Unknown | Ends::Flow(_) => DIFFERS,
         },
-        38..V6_L4 => destination(ends),
+        38..V6_L4 => destination(ends, at - 38),
         _ => transport(ends, possible, at - V6_L4),
     }
 }
@@ -170,19 +170,25 @@ fn octet(octets: &[u8], at: u32) -> Byte {
     octets.get(at as usize).map_or(DIFFERS, |octet| Byte::Known(*octet))
 }
 
-fn destination(ends: Ends) -> Byte {
+/// A byte of the destination's address.
+fn destination(ends: Ends, at: u32) -> Byte {
     match ends {
         Ends::Seen | Ends::From(_) => SAME,
+        Ends::To(IpAddr::V4(to)) => octet(&to.octets(), at),
+        Ends::To(IpAddr::V6(to)) => octet(&to.octets(), at),
         Ends::Unknown | Ends::Flow(_) => DIFFERS,
     }
 }
 
 /// A byte behind the IP header; it differs if it does in any of the possible protocols.
 fn transport(ends: Ends, possible: u8, at: u32) -> Byte {
-    let source_port = if ends == Ends::Seen { 0 } else { VARIES };
+    let source_port = match ends {
+        Ends::Seen | Ends::To(_) => 0,
+        Ends::From(_) | Ends::Unknown | Ends::Flow(_) => VARIES,
+    };
     let destination_port = match ends {
         Ends::Seen | Ends::From(_) => 0,
-        Ends::Unknown | Ends::Flow(_) => VARIES,
+        Ends::To(_) | Ends::Unknown | Ends::Flow(_) => VARIES,
     };
     let of = |protocol: u8| match (protocol, at) {
         // Type and code; what follows the identifier, which is translated as a port would be.

@@ -28,10 +28,11 @@
 //!    of its twins have in common is tested: the family and the transport protocol
 //!    ([`Protocols`]). ICMP errors belong to the flow that they are about: whoever wants any
 //!    protocol of the family gets them past the kernel. Addresses, ports, flags are user space's.
-//!    Where nothing waits (`none`), a candidate is decided as it comes, and has a twin only in what
-//!    came before. Of what goes out with the node's address, that entered the host elsewhere: there
-//!    the filter is asked a second time, with each of the node's addresses as the source and any
-//!    port ([`Ends::From`]), so that requests are found. What comes in with it always passes.
+//!    Where nothing waits (`none`, or a family without such addresses), there are only candidates with the node's address at an uplink,
+//!    whose twin has the other end in common. Of what goes out there, the twin entered the host
+//!    elsewhere; of what comes in, it leaves elsewhere, and may be the first to be looked at, by
+//!    another worker. There the filter is asked a second time, with each of the node's addresses in
+//!    the place of that end and any port ([`Ends::From`], [`Ends::To`]).
 //! 3. A copy may have a tag where another has none. A node that can add or remove tags gets a
 //!    kernel part only from filters that accept no tagged frame ([`may_accept_tagged`]); frames
 //!    with a tag pass.
@@ -81,6 +82,8 @@ pub enum Ends {
     Seen,
     /// The destination in the frame; this source, and any port.
     From(IpAddr),
+    /// The source in the frame; this destination, and any port.
+    To(IpAddr),
     /// Nothing.
     Unknown,
     /// Nothing, nor anything else but the transport protocol.

@@ -5,6 +5,7 @@
 //!     candidates wait? an ICMP error, a protocol that sensors want? take it -> leave it
 //!         entering at an uplink, for the node's address? take it
 //!         entering otherwise: sensors' needs with the node's address as its source? take it
+//!         leaving, at no uplink: with the node's address as its destination? take it
 //!         sensors' needs? take it -> leave it
 //! ```
 //!
@@ -37,6 +38,8 @@ struct PacketNeeds {
     seen: Need,
     /// What they need beyond it of a packet whose source the node may put its own address in.
     sent: Need,
+    /// The same of the destination, of one that came for the node's address.
+    received: Need,
     /// They ask for addresses or ports.
     asks_ends: bool,
 }
@@ -63,7 +66,7 @@ impl Sensors {
         let of_family = |want_v4: bool| -> Vec<IpAddr> {
             sources.iter().copied().filter(|source| source.is_ipv4() == want_v4).collect()
         };
-        let needs = |family, own: &[IpAddr]| match classifier.settles() {
+        let needs = |family, own: &[IpAddr]| match waits(classifier, family) {
             true => Needs::Flows(Protocols::wanted(filters, family)),
             false => Needs::Packets(PacketNeeds::new(filters, family, own)),
         };
@@ -91,17 +94,28 @@ impl PacketNeeds {
             asks_ends |= need != Need::of(filter, family, Ends::Unknown);
             seen.join(need);
         }
-        let mut sent = Need::nothing();
+        let (mut sent, mut received) = (Need::nothing(), Need::nothing());
         if asks_ends && own.len() > MAX_OWN {
-            sent = Need::Everything;
+            (sent, received) = (Need::Everything, Need::Everything);
         } else if asks_ends {
             for (source, filter) in own.iter().flat_map(|own| filters.iter().map(move |f| (own, f)))
             {
                 sent.join(Need::of(filter, family, Ends::From(*source)));
+                received.join(Need::of(filter, family, Ends::To(*source)));
             }
         }
-        Self { sent: sent.beyond(&seen), seen, asks_ends }
+        Self { sent: sent.beyond(&seen), received: received.beyond(&seen), seen, asks_ends }
     }
+}
+
+/// Whether a packet of the family may wait for another: without services and addresses of the node
+/// there are no candidates.
+fn waits(classifier: &Classifier, family: Family) -> bool {
+    let has = |set: &PrefixSet| {
+        let (v4, v6) = set.split();
+        if family == Family::V6 { !v6.is_empty() } else { !v4.is_empty() }
+    };
+    classifier.settles() && (has(&classifier.service) || has(&classifier.own))
 }
 
 /// The addresses that a node may put in place of a packet's source on its way out.
@@ -229,8 +243,13 @@ impl Writer<'_> {
         if needs.asks_ends {
             let (entered, at_uplink) = (self.asm.label(), self.asm.label());
             self.asm.load_ancillary(Ancillary::PktType);
-            // Whatever was translated on its way out was here before, as it entered.
-            self.if_equal(PACKET_OUTGOING, seen);
+            let not_out = self.asm.label();
+            self.asm.branch(Condition::Equal, PACKET_OUTGOING, Target::Next, not_out);
+            // At an uplink it is a candidate itself, or nothing was translated.
+            self.if_at_uplink(seen);
+            needs.received.write(&mut self.asm, take);
+            self.asm.jump(seen);
+            self.asm.bind(not_out);
             self.if_at_uplink(at_uplink);
             self.asm.jump(entered);
             self.asm.bind(at_uplink);
