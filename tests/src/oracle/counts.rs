@@ -198,10 +198,16 @@ impl Group {
             *self.least.entry(ends).or_default() += if is_answer && is_proven { 0 } else { least };
             *self.most.entry(ends).or_default() += most;
         }
+        let mut is_doubtful = false;
         for (ends, points) in self.of_service.values().flatten() {
             if ends.is_some_and(|ends| flows.clients.contains(&flow(ends))) {
                 self.most.insert(*ends, points.values().sum());
+                is_doubtful = true;
             }
+        }
+        // Then any of the candidates may be the one that stands for the others.
+        for ends in self.of_node.values().flat_map(BTreeMap::keys).filter(|_| is_doubtful) {
+            self.least.insert(*ends, 0);
         }
     }
 
