@@ -51,10 +51,14 @@ pub struct Table {
 }
 
 impl Table {
-    /// Every row is exact under the default rule, and nothing was lost on the way.
+    /// Every row is exact under the default rule, nothing of no row is at fault, and nothing was lost on
+    /// the way.
     #[must_use]
     pub fn is_exact(&self) -> bool {
-        self.is_complete() && self.rows.iter().all(|line| line.counts.is_exact())
+        let Counts { sent, .. } = self.other.counts;
+        let is_other_exact = self.other.counts == Counts { sent, once: sent, ..Counts::default() };
+        let are_rows_exact = self.rows.iter().all(|line| line.counts.is_exact());
+        self.is_complete() && is_other_exact && are_rows_exact
     }
 
     /// Nothing was lost in rings, at the sensor or in the captures of the truth: what is missing,
