@@ -62,9 +62,10 @@ impl Classifier {
     }
 
     /// The tap's own filter, and behind it what the sensors' filters need: it drops what
-    /// [`filter`](Self::filter) drops, and frames of packets that none of `filters` accepts. `None`
-    /// if the kernel cannot tell any such frame. All captures must be of the whole node, and
-    /// `filters` must hold the filter of each.
+    /// [`filter`](Self::filter) drops, and frames of packets that none of `filters` accepts,
+    /// as far as no copy that one accepts may wait for them as its twin (`bpf::push`). `None` if the
+    /// kernel cannot tell any such frame. All captures must be of the whole node, and `filters` must
+    /// hold the filter of each.
     #[must_use]
     pub fn filter_for(&self, filters: &[Program]) -> Option<Program> {
         let sensors = Sensors::new(self, filters)?;

@@ -28,8 +28,9 @@
 //!    of its twins have in common is tested: the family and the transport protocol
 //!    ([`Protocols`]). ICMP errors belong to the flow that they are about: whoever wants any
 //!    protocol of the family gets them past the kernel. Addresses, ports, flags are user space's.
-//!    Where nothing waits (`none`, or a family without such addresses), there are only candidates with the node's address at an uplink,
-//!    whose twin has the other end in common. Of what goes out there, the twin entered the host
+//!    A family in which the node has no address and no service has no candidates.
+//!    Where nothing waits (`none`), only the node's address at an uplink makes a candidate, and its
+//!    twin has the other end in common. Of what goes out there, the twin entered the host
 //!    elsewhere; of what comes in, it leaves elsewhere, and may be the first to be looked at, by
 //!    another worker. There the filter is asked a second time, with each of the node's addresses in
 //!    the place of that end and any port ([`Ends::From`], [`Ends::To`]).
