@@ -13,7 +13,7 @@
 
 use crate::dedup::Translated;
 use crate::frame::Frame;
-use crate::wire::{Headers, Network, protocol};
+use crate::wire::{Headers, protocol};
 
 use super::Classifier;
 
@@ -104,10 +104,8 @@ impl Classifier {
             return None;
         }
         // Without its ports a fragment may belong to a NodePort's packet, and an ICMP error be
-        // about one: then both ends are replaced. (Not so with IPv6, where no identification tells
-        // equal tails apart: there, one more copy of such a fragment is reported.)
-        let is_fragment = headers.network == Network::V4
-            && headers.fragment.is_some_and(|fragment| fragment.offset != 0);
+        // about one: then both ends are replaced.
+        let is_fragment = headers.fragment.is_some_and(|fragment| fragment.offset != 0);
         let translated = match is_fragment || headers.is_icmp_error(frame.data) {
             true => BOTH,
             false => Translated { source: !inbound, destination: inbound },

@@ -26,8 +26,6 @@ pub(super) struct Waiting {
     pub(super) flow: u64,
     /// An ICMP error, which the node may have made itself.
     pub(super) is_error: bool,
-    /// A later fragment, without ports: it says nothing of its flow.
-    pub(super) is_part: bool,
 }
 
 #[derive(Clone, Copy, Debug)]

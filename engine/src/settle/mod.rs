@@ -12,10 +12,13 @@
 //! may be such a one itself, and has to be decided first). What is learned of a flow spares its next
 //! packets the wait.
 //!
-//! In every doubt the packet is reported. It is dropped without its twin having been seen only
+//! In doubt the packet is reported. It is dropped without its twin having been seen only
 //! where the twin is known to exist: an answer through a service whose requests have twins, while
 //! none of its answers had one here, is another tapped node's to report; and where the memory for
-//! waiting packets is full, what belongs to a flow whose twins were seen.
+//! waiting packets is full, what belongs to a flow that is translated.
+//!
+//! One doubt is not told: where both ends are ignored (services, node ports, later fragments), the very same
+//! bytes between other ends, seen within the window, are taken for the twin.
 
 mod flows;
 mod hold;
@@ -157,35 +160,29 @@ impl Settler {
                 translated: Translated { source: answers, destination: !answers },
             };
         }
-        let mut waiting = Waiting {
+        let waiting = Waiting {
             deadline_ns: 0,
             key,
             number,
             candidate,
             flow: flow.name,
             is_error: flow.is_error,
-            is_part: headers.fragment.is_some_and(|fragment| fragment.offset != 0),
         };
         let known = ask(table, key, number, candidate, packet.timestamp_ns);
         if let Some(verdict) = self.found(&waiting, known, state, now_ns) {
             return verdict;
         }
-        if let Candidate::NodePort { answers: true, at_uplink } = candidate
+        if matches!(candidate, Candidate::NodePort { answers: true, at_uplink: false })
             && state == State::Unknown
             && !flow.is_error
             && headers.protocol != protocol::TCP
         {
             // The first of its flow, and nobody asked: no NodePort answers, but a translation took
-            // a port of that range for a client's packet, which is on its way to the pod here. (TCP
-            // says with its flags who opens.)
-            state = State::Opened;
-            self.flows.learn(flow.name, state, now_ns);
-            if !at_uplink {
-                return observe(table, key, number, packet, notes);
-            }
-            candidate =
-                Candidate::Node { translated: Translated { source: true, destination: false } };
-            waiting.candidate = candidate;
+            // a port of that range for a client's packet, which is on its way into the pod here. (TCP
+            // says with its flags who opens; at an uplink it may as well be an answer that is seen
+            // before its twin.)
+            self.flows.learn(flow.name, State::Opened, now_ns);
+            return observe(table, key, number, packet, notes);
         }
         let queue = match candidate {
             Candidate::Node { .. } if state == State::Native => {
@@ -238,7 +235,7 @@ impl Settler {
             Known::Copy => Some(Verdict::Drop(DropReason::Duplicate)),
             Known::Twin if is_node => {
                 // One without ports says nothing of how the flow's other packets are translated.
-                if waiting.candidate.ignored() != BOTH && !waiting.is_part {
+                if waiting.candidate.ignored() != BOTH {
                     self.flows.learn(waiting.flow, State::Translated, now_ns);
                 }
                 Some(Verdict::Drop(DropReason::Translated))
@@ -331,7 +328,7 @@ impl Settler {
     fn give_up(&mut self, waiting: &Waiting, state: State, now_ns: u64) {
         let learned = match (waiting.candidate, state) {
             (Candidate::Node { .. }, State::Translated | State::Native) => return,
-            (Candidate::Node { translated }, _) if translated == BOTH || waiting.is_part => return,
+            (Candidate::Node { translated }, _) if translated == BOTH => return,
             (Candidate::Node { .. }, _) => State::Native,
             (_, State::Asked) if is_request(waiting.candidate) => State::Unknown,
             // Its answers may be this node's own by now: of another backend, or who refuses for it.

@@ -120,7 +120,9 @@ impl World {
             .collect();
         let mut world = Self { nodes, sightings: vec![Vec::new(); count], truth: Truth::default() };
         let mut clock = 1_000_000_000;
-        let mut learned = Learned::default();
+        let lost = plan.messages.iter().filter(|it| it.lost_after.is_some() && !it.is_reply);
+        let doubted = lost.map(|message| message.conversation).collect();
+        let mut learned = Learned { doubted, ..Learned::default() };
         for (number, message) in plan.messages.iter().enumerate() {
             clock += u64::from(message.gap_us) * 1000;
             for repeat in 0..=message.repeats {
@@ -215,8 +217,8 @@ impl World {
             let service = (0..hops.len())
                 .find(|at| hops[*at].node == node && hops[*at].view == View::Service);
             let is_translated = best_at(node).is_some_and(|at| hops[at].view < View::Service);
-            let Some(service) = service.filter(|_| is_translated) else { continue };
             let name = (node, message.conversation);
+            let Some(service) = service.filter(|_| is_translated) else { continue };
             // Fragments, and errors, go to a worker by their addresses alone, which may be another
             // than the one that knows the flow; and an error may be the node's own.
             let is_apart = matches!(message.load, Load::Fragments(..) | Load::Error(_));
@@ -226,9 +228,11 @@ impl World {
                 }
                 continue;
             }
-            if node != reporter && (is_apart || !learned.proven.contains(&name)) {
+            let is_known =
+                learned.proven.contains(&name) && !learned.doubted.contains(&message.conversation);
+            if node != reporter && (is_apart || !is_known) {
                 for identity in wire(service) {
-                    let why = "the worker saw no request of the flow";
+                    let why = "the worker saw no request of the flow, or one without its twin";
                     self.truth.tolerated.entry((node, identity)).or_insert((0, why)).0 += 1;
                 }
             }
@@ -264,6 +268,9 @@ impl World {
 struct Learned {
     /// Through a service: a request was seen with both addresses.
     proven: BTreeSet<(usize, usize)>,
+    /// Conversations of which a request is lost: if that is before it got the other address, answers
+    /// may be the node's own.
+    doubted: BTreeSet<usize>,
     /// Looks like the node's own.
     native: BTreeSet<(usize, usize)>,
 }

@@ -274,7 +274,6 @@ fn the_hold_gives_back_what_it_took_in_any_order_of_decisions() {
                 candidate: Candidate::Service { answers: false },
                 flow: 1 + round % 3,
                 is_error: false,
-                is_part: false,
             };
             match hold.push(waiting, &at(&data, POD, In)) {
                 Some(ticket) => here.push((ticket, data)),
