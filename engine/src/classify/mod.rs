@@ -33,6 +33,8 @@ use crate::wire::{Address, Headers, Network, PrefixSet, be16, ethertype, protoco
 
 pub use candidate::Candidate;
 pub use own::OwnFlow;
+#[cfg(test)]
+pub(crate) use ports::tests::script as reference_script;
 pub use why::Standing;
 
 /// Who reports a packet that several nodes or points see.
@@ -107,7 +109,7 @@ struct Place {
 /// A frame that passed: its point's number in the dedup table, and whether a better copy may exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scope {
-    /// `slot * 2 + direction`, never 0.
+    /// `slot * 2 + direction`; 0 where no copy is looked for: reported at every point.
     pub point: u16,
     /// See [`Candidate`].
     pub candidate: Option<Candidate>,

@@ -138,4 +138,4 @@ impl Ports {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -26,7 +26,7 @@ use crate::sys::libpcap;
 use crate::wire::Headers;
 
 /// The text that the reference's script makes: spec/rpcap.md 4.2, and the module's words.
-fn script(services: &[&str], cluster: &[&str]) -> String {
+pub(crate) fn script(services: &[&str], cluster: &[&str]) -> String {
     let services: String = services.iter().map(|net| format!("and (not ip net {net}) ")).collect();
     let cluster: Vec<String> =
         cluster.iter().map(|net| format!("ip src or dst net {net}")).collect();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::classify::reference_script;
 use crate::classify::{Classifier, Election, Policy};
 use crate::config::{Config, Settings};
 use crate::dedup::{Fingerprinter, Table};
@@ -14,23 +15,9 @@ use crate::net::View;
 use crate::pipeline::{Pipeline, Verdict};
 use crate::stats::DropReason;
 
-/// The filter of the reference's script for these services and this cluster.
+/// The filter of the reference's script for this service network and this cluster.
 fn script(service: &str, cluster: &[&str]) -> String {
-    let nets: Vec<String> = cluster.iter().map(|net| format!("ip src or dst net {net}")).collect();
-    let local = |direction: &str, address: &str, port: &str| {
-        let address = format!("(ip[12:4] {address} ip[16:4])");
-        let no_port = format!("((ip[6:2] & 0x1fff != 0) or ((not tcp)) and {address})");
-        let ports = format!(
-            "(tcp and ((tcp[0:2] {port} tcp[2:2]) or ((tcp[0:2] = tcp[2:2]) and {address})))"
-        );
-        format!("({direction} and ({no_port} or {ports}))")
-    };
-    format!(
-        "not ip or (not ip proto 4) and (not ip net {service}) and (( not ( {} ) ) or {} or {})",
-        nets.join(" or "),
-        local("inbound", ">=", "<"),
-        local("outbound", "<=", ">"),
-    )
+    reference_script(&[service], cluster)
 }
 
 const SERVICE: &str = "172.20.0.0/16";
