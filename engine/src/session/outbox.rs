@@ -9,6 +9,9 @@
 //! A worker that finds the link taken leaves its run in the queue and goes on: the holder looks
 //! once more after it has let go. So datagrams leave in the order of their numbers, which a
 //! receiver may count on, and a slow send delays nobody's capture but the sender's own.
+//!
+//! The holder may lose its core for longer than a flush time. Then runs are few, bytes are not: a
+//! packer that finds some waiting ([`Outbox::is_behind`]) goes on filling the run it has.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -30,6 +33,10 @@ use super::{Encoding, Pump, SessionSpec};
 
 /// Runs that may wait or be filled, per session, at least.
 const RUNS: usize = 16;
+
+/// With so many runs waiting, only full ones join them: the rest of the runs then holds what its
+/// bytes can hold, not what comes within as many flush times.
+const BEHIND: usize = 4;
 
 /// Runs of a session: each worker fills one and may have one on its way, and some wait.
 fn runs_for(workers: usize) -> usize {
@@ -159,6 +166,11 @@ impl Outbox {
         let _there_is_room = self.pool.push(run);
     }
 
+    /// True while so many runs wait that one with room left should be filled before it joins them.
+    pub(super) fn is_behind(&self) -> bool {
+        self.queue.len() >= BEHIND
+    }
+
     /// True if runs wait that nobody is about to send.
     pub(super) fn is_owed(&self) -> bool {
         // Relaxed: one that is late is seen at the next look.
@@ -240,9 +252,69 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
 
+    use super::super::tests::{frame, spec};
+    use super::super::{Packer, Session};
     use super::*;
+    use crate::stats::SessionDrop;
+    use crate::stats::histogram::WorkerHistograms;
+
+    const MS: u64 = 1_000_000;
+
+    /// Two workers take 2,000 packets per second together, for 300 ms, while somebody who is not
+    /// getting on has the right to send.
+    fn hold_up(session: &Session, packers: &mut [Packer; 2]) {
+        let mut histograms = WorkerHistograms::new();
+        let _held = session.outbox.link.lock().unwrap();
+        for n in 0..600 {
+            let now_ns = n * MS / 2;
+            for packer in &mut *packers {
+                packer.begin_batch();
+                if packer.deadline_ns(MS).is_some_and(|due| due <= now_ns) {
+                    packer.flush(now_ns, &mut histograms);
+                }
+                assert!(packer.deadline_ns(MS).is_none_or(|due| due > now_ns), "no busy loop");
+            }
+            let [first, second] = &mut *packers;
+            let packer = if n % 2 == 0 { first } else { second };
+            packer.offer(&frame(&[7; 200]), now_ns, &mut histograms);
+            packer.publish();
+        }
+    }
+
+    /// Nothing is dropped, and with the sender back, everything goes.
+    fn holds_what_its_bytes_hold(session: &Arc<Session>) {
+        let mut packers = [Packer::new(Arc::clone(session)), Packer::new(Arc::clone(session))];
+        hold_up(session, &mut packers);
+        let stats = &session.stats;
+        assert_eq!(stats.dropped(SessionDrop::QueueFull), 0);
+        let mut histograms = WorkerHistograms::new();
+        for packer in &mut packers {
+            packer.flush(301 * MS, &mut histograms);
+            assert_eq!(packer.deadline_ns(MS), None, "nothing is kept any more");
+        }
+        assert_eq!(stats.offered.load(Ordering::Relaxed), 600);
+        assert_eq!(stats.sent.load(Ordering::Relaxed), 600);
+    }
+
+    #[test]
+    fn a_sender_without_a_core_for_300_ms_costs_no_packet_over_udp() {
+        let to = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for encoding in [Encoding::Stream, Encoding::Plain] {
+            let spec = SessionSpec { encoding, ..spec(to.local_addr().unwrap()) };
+            holds_what_its_bytes_hold(&Session::open(spec).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_sender_without_a_core_for_300_ms_costs_no_packet_over_tcp() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(to).unwrap();
+        let _client = listener.accept().unwrap();
+        holds_what_its_bytes_hold(&Session::over_tcp(spec(to), stream).unwrap());
+    }
 
     #[test]
     fn nobody_sends_for_the_others_without_end() {
@@ -250,7 +322,7 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(to.local_addr().unwrap()).unwrap();
         socket.set_nonblocking(true).unwrap();
-        let spec = super::super::tests::spec(to.local_addr().unwrap());
+        let spec = spec(to.local_addr().unwrap());
         let outbox = Outbox::udp(socket.into(), &spec, 32).unwrap();
         let stats = SessionStats::default();
         let taken = outbox.link.lock().unwrap();

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! offer(frame): interface, filter, sampling -> run.push -> full? submit
-//! flush_due(now): the oldest frame has waited long enough? finish the datagram, submit
+//! flush(now): the oldest frame has waited long enough? finish the datagram, submit
+//!             ... but while others wait to be sent, go on filling the run instead
 //! drop: flush, so that nothing offered is left behind
 //! ```
 
@@ -18,6 +19,9 @@ use crate::stats::histogram::{Stage, WorkerHistograms};
 use super::Session;
 use super::run::{MAX_CAPLEN, Run};
 
+/// How long a run that is kept because others wait is filled before it is tried again, ns.
+const RETRY_NS: u64 = 1_000_000;
+
 /// See the module. One per worker and session.
 #[derive(Debug)]
 pub struct Packer {
@@ -26,6 +30,8 @@ pub struct Packer {
     /// Since [`Packer::follow_filter`] told of it last.
     has_new_filter: bool,
     run: Option<Box<Run>>,
+    /// The run is kept until then, unless it has no room left; worker's clock.
+    kept_until_ns: u64,
     /// The session sends no more: frames are only counted.
     is_over: bool,
     /// Counts not yet added to the session's.
@@ -40,7 +46,8 @@ impl Packer {
         let filter = session.filter.reader();
         let dropped = [0; SessionDrop::ALL.len()];
         let (has_new_filter, is_over) = (false, false);
-        Self { session, filter, has_new_filter, run: None, is_over, offered: 0, dropped }
+        let (run, kept_until_ns, offered) = (None, 0, 0);
+        Self { session, filter, has_new_filter, run, kept_until_ns, is_over, offered, dropped }
     }
 
     /// The session it packs for.
@@ -95,7 +102,7 @@ impl Packer {
             run.opened_ns = now_ns;
         }
         run.push(&frame.wire(most.min(MAX_CAPLEN)));
-        if run.is_full() {
+        if run.has_no_room() || (run.is_full() && self.kept_until_ns <= now_ns) {
             self.flush(now_ns, histograms);
         }
     }
@@ -112,11 +119,17 @@ impl Packer {
         }
         let run = self.run.as_ref().filter(|run| !run.is_empty())?;
         let wait_ns = flush_ns.min(self.session.spec.longest_wait_ns);
-        Some(run.opened_ns.saturating_add(wait_ns))
+        Some(run.opened_ns.saturating_add(wait_ns).max(self.kept_until_ns))
     }
 
-    /// Sends what waits, partial datagram included.
+    /// Sends what waits, partial datagram included. While the session's runs wait for a sender that
+    /// does not get on, a run with room is kept, to be filled: there are only so many runs.
     pub fn flush(&mut self, now_ns: u64, histograms: &mut WorkerHistograms) {
+        if self.run.as_ref().is_some_and(|run| !run.has_no_room()) && self.is_behind() {
+            self.kept_until_ns = now_ns.saturating_add(RETRY_NS);
+            return;
+        }
+        self.kept_until_ns = 0;
         if let Some(run) = self.run.take() {
             let waited = now_ns.saturating_sub(run.opened_ns);
             let frames = run.frames.len() as u64;
@@ -126,6 +139,15 @@ impl Packer {
             histograms.record_n(Stage::BatchWait, waited, frames);
         } else if self.session.outbox.is_owed() {
             self.session.pump();
+        }
+    }
+
+    /// True if runs still wait after an attempt to send them here.
+    fn is_behind(&self) -> bool {
+        let outbox = &self.session.outbox;
+        outbox.is_behind() && {
+            self.session.pump();
+            outbox.is_behind()
         }
     }
 

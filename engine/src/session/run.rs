@@ -30,6 +30,9 @@ pub(super) const RUN_BYTES: usize = 160 * 1024;
 const FULL_BYTES: usize = 60 * 1024;
 /// Datagrams of a run, at most, apart from those of its last frame.
 const FULL_DATAGRAMS: usize = 64;
+/// The same for a run that others wait before: small plain datagrams are many. One more frame of
+/// the largest size, in the smallest datagrams, still has its marks.
+const MOST_DATAGRAMS: usize = 512;
 /// The most bytes of a frame that are sent: an IP packet of 64 KiB with its link header. A larger
 /// one is cut, its length on the wire kept.
 pub(crate) const MAX_CAPLEN: usize = 65_535 + 14 + 8;
@@ -120,6 +123,11 @@ impl Run {
     /// True when it should be sent before another frame is added.
     pub(super) fn is_full(&self) -> bool {
         self.bytes.len() >= FULL_BYTES || self.ends.len() >= FULL_DATAGRAMS
+    }
+
+    /// True when it must be sent before another frame is added.
+    pub(super) fn has_no_room(&self) -> bool {
+        self.bytes.len() >= FULL_BYTES || self.ends.len() >= MOST_DATAGRAMS
     }
 
     /// Adds a frame.
@@ -480,14 +488,19 @@ mod tests {
 
     #[test]
     fn the_largest_frame_fits_an_almost_full_run() {
-        let mut run = limited(Form::Stream, MIN_DATAGRAM);
-        let small = [1u8; 60];
-        while !run.is_full() {
-            run.push(&frame(&small).wire(usize::MAX));
+        for form in [Form::Stream, Form::Plain, Form::Messages] {
+            for small in [&[1u8; 60][..], &[]] {
+                let mut run = limited(form, MIN_DATAGRAM);
+                let capacity =
+                    |run: &Run| (run.bytes.capacity(), run.ends.capacity(), run.frames.capacity());
+                let before = capacity(&run);
+                while !run.has_no_room() {
+                    run.push(&frame(small).wire(usize::MAX));
+                }
+                run.push(&frame(&vec![2; MAX_CAPLEN]).wire(usize::MAX));
+                run.finish();
+                assert_eq!(capacity(&run), before);
+            }
         }
-        let capacity = (run.bytes.capacity(), run.ends.capacity(), run.frames.capacity());
-        run.push(&frame(&vec![2; MAX_CAPLEN]).wire(usize::MAX));
-        run.finish();
-        assert_eq!(capacity, (run.bytes.capacity(), run.ends.capacity(), run.frames.capacity()));
     }
 }
