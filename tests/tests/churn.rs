@@ -49,9 +49,6 @@ mod tests {
         let account = tap.stop().unwrap();
         let summary = sensor.stop().unwrap();
         let ring_lost = settle_accounts(std::slice::from_ref(&account), &summary).unwrap();
-        // What the tap took and did not send, by reason: a starved process overruns its own queues.
-        let unsent = account.pointer("/sensors/0/dropped").unwrap();
-        let unsent: u64 = unsent.as_object().unwrap().values().filter_map(Value::as_u64).sum();
         let lost = summary.pointer("/totals/lost_packets").and_then(Value::as_u64).unwrap();
         let verdict = truth.judge(&file, GRACE).unwrap();
         if let Some(to) = std::env::var_os("PODTAP_CHURN_KEEP") {
@@ -78,8 +75,11 @@ mod tests {
             })
         );
         assert_eq!(verdict.pods, plan.pods, "every pod lived, and sent, to its end");
-        // Nothing is missing but what somebody has counted as lost: on an idle machine, nothing.
-        let counted = ring_lost + unsent + lost;
+        // A worker, or the sensor, may be without a core for longer than its buffers last, and says
+        // so. What the tap took it must send: a sender that waits costs nothing.
+        let counted = ring_lost + lost;
+        let unsent = account.pointer("/sensors/0/dropped").unwrap().as_object().unwrap();
+        assert!(unsent.values().all(|count| count == 0), "{unsent:?}");
         assert!(verdict.late.missing <= counted, "{} of {counted}", verdict.late.missing);
         assert!(verdict.late.gone <= kernel, "neither delivered nor seen: {verdict:?}");
         assert_eq!(verdict.late.doubled, 0, "{verdict:?}");

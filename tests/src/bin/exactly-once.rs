@@ -43,6 +43,7 @@ struct Args {
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     tap_flags: String,
     /// Only these rows.
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=30))]
     rows: Vec<u8>,
 }
 

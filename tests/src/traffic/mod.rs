@@ -24,6 +24,7 @@ mod server;
 mod socket;
 mod super_frame;
 mod tools;
+mod watch;
 mod wire;
 
 pub use bulk::Bulk;

@@ -7,34 +7,26 @@
 //! What a tap on all interfaces could see, without the tap: for tests that show that the lab has
 //! the points that a row of spec/exactly-once.md speaks of.
 
+use super::watch::until_quiet;
 use crate::{
     compare::Packet,
     lab::{Host, LabError},
     sys::{Frame, PacketSocket},
 };
-use nix::{
-    errno::Errno,
-    net::if_::if_nameindex,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-};
+use nix::{errno::Errno, net::if_::if_nameindex};
 use std::{
     collections::HashMap,
     fmt, io,
-    os::fd::AsFd as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// No frame for this long means that none comes.
 const QUIET: Duration = Duration::from_millis(400);
-/// How long waiting for that may take.
-const LIMIT: Duration = Duration::from_secs(20);
-/// Largest super-frame that is read whole.
-const FRAME_BYTES: usize = 1 << 18;
 
 /// One frame at one point.
 #[derive(Clone, Debug)]
@@ -168,32 +160,13 @@ fn names_on(host: &Host) -> Result<HashMap<u32, String>, LabError> {
 }
 
 fn watch(socket: &PacketSocket, stop: &AtomicBool) -> io::Result<Vec<Seen>> {
-    let mut buffer = vec![0; FRAME_BYTES];
     let mut seen = Vec::new();
-    let mut last = Instant::now();
-    let mut stopping: Option<Instant> = None;
-    loop {
-        match socket.receive(&mut buffer) {
-            Ok(frame) => {
-                seen.push(Seen { frame, data: buffer[..frame.length].to_vec() });
-                last = Instant::now();
-                continue;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // An interface went down.
-            Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}
-            Err(error) => return Err(error),
-        }
-        if stop.load(Ordering::Relaxed) {
-            let since = *stopping.get_or_insert_with(Instant::now);
-            if last.max(since).elapsed() > QUIET || since.elapsed() > LIMIT {
-                return match socket.lost()? {
-                    0 => Ok(seen),
-                    lost => Err(io::Error::other(format!("{lost} frames were lost"))),
-                };
-            }
-        }
-        let mut wait = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-        let _ = poll(&mut wait, PollTimeout::from(20_u8));
+    let lost = until_quiet(socket, stop, QUIET, |frame, data| {
+        seen.push(Seen { frame, data: data.to_vec() });
+        Ok(())
+    })?;
+    match lost {
+        0 => Ok(seen),
+        lost => Err(io::Error::other(format!("{lost} frames were lost"))),
     }
 }

@@ -12,32 +12,27 @@ use super::{
     Side,
     capture::Captured,
     super_frame::{Offload, segments},
+    watch::until_quiet,
 };
 use crate::{
     compare::Packet,
     lab::{Host, Lab, LabError},
     sys::{PacketSocket, VNET_BYTES},
 };
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
     fs::File,
     io::{self, BufWriter, Write as _},
-    os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// No frame for this long means that none comes: as for [`super::Capture`].
 const QUIET: Duration = Duration::from_millis(500);
-/// How long waiting for that may take.
-const LIMIT: Duration = Duration::from_secs(20);
-/// Largest super-frame that is read whole.
-const FRAME_BYTES: usize = 1 << 18;
 
 /// Decides which packets are kept.
 type Wanted = fn(&Packet) -> bool;
@@ -148,37 +143,20 @@ fn capture(
     file: &mut Pcap,
     stop: &AtomicBool,
 ) -> io::Result<(u64, u64)> {
-    let mut buffer = vec![0; FRAME_BYTES];
-    let (mut packets, mut last) = (0, Instant::now());
-    let mut stopping: Option<Instant> = None;
-    loop {
-        match socket.receive(&mut buffer) {
-            Ok(frame) => {
-                last = Instant::now();
-                let of_side = match side {
-                    Side::Sent => frame.is_outgoing,
-                    Side::Received => !frame.is_outgoing,
-                    Side::Both => true,
-                };
-                if of_side && frame.length > VNET_BYTES + 14 {
-                    packets += keep(&mut buffer[..frame.length], wanted, file)?;
-                }
-                continue;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}
-            Err(error) => return Err(error),
+    let mut packets = 0;
+    let lost = until_quiet(socket, stop, QUIET, |frame, data| {
+        let of_side = match side {
+            Side::Sent => frame.is_outgoing,
+            Side::Received => !frame.is_outgoing,
+            Side::Both => true,
+        };
+        if of_side && frame.length > VNET_BYTES + 14 {
+            packets += keep(data, wanted, file)?;
         }
-        if stop.load(Ordering::Relaxed) {
-            let since = *stopping.get_or_insert_with(Instant::now);
-            if last.max(since).elapsed() > QUIET || since.elapsed() > LIMIT {
-                file.file.flush()?;
-                return Ok((packets, socket.lost()?));
-            }
-        }
-        let mut wait = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-        let _ = poll(&mut wait, PollTimeout::from(20_u8));
-    }
+        Ok(())
+    })?;
+    file.file.flush()?;
+    Ok((packets, lost))
 }
 
 /// Writes one frame's segments; says how many.
