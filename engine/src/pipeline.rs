@@ -94,10 +94,10 @@ impl Pipeline {
                           notes: &mut Notes| {
             let verdict = match classifier.narrow(scope, packet) {
                 Err(reason) => Verdict::Drop(reason),
-                Ok(Scope { point: number, candidate }) => {
+                Ok(Scope { point: number, candidate, marks }) => {
                     let (header, rest) = packet.data.split_at(headers.payload);
                     let payload = &rest[..headers.end - headers.payload];
-                    let key = fingerprinter.key(headers, header, payload);
+                    let key = fingerprinter.key(headers, header, payload).marked(marks);
                     match candidate {
                         None => observe(table, key, number, packet, notes),
                         Some(candidate) => {

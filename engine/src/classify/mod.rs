@@ -25,6 +25,7 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 
 use crate::bpf::Program;
+use crate::dedup::Marks;
 use crate::frame::{Direction, Frame, Point};
 use crate::net::{Role, SHARED_SLOT, View};
 use crate::rpcap::MessageType;
@@ -113,6 +114,8 @@ pub struct Scope {
     pub point: u16,
     /// See [`Candidate`].
     pub candidate: Option<Candidate>,
+    /// For the packet's key.
+    pub marks: Marks,
 }
 
 /// See the module. Immutable: a change of flags, network or sensors makes a new one.
@@ -222,7 +225,7 @@ impl Classifier {
         }
         if let Some(rule) = &self.ports {
             // No table: what the rule takes is reported, at every point where it takes it.
-            let always = Scope { point: 0, candidate: None };
+            let always = Scope { point: 0, candidate: None, marks: Marks::default() };
             return if rule.takes(frame) { Ok(always) } else { Err(DropReason::Election) };
         }
         let inbound = frame.point.direction == Direction::In;
@@ -242,7 +245,11 @@ impl Classifier {
         if at_uplink && candidate.is_none() {
             candidate = self.node(frame, headers, inbound);
         }
-        Ok(Scope { point: place.slot * 2 + u16::from(inbound), candidate })
+        let marks = Marks {
+            source: self.is_marked(headers.source),
+            destination: self.is_marked(headers.destination),
+        };
+        Ok(Scope { point: place.slot * 2 + u16::from(inbound), candidate, marks })
     }
 
     /// Whether candidates may wait for their twins.
@@ -293,6 +300,11 @@ impl Classifier {
             }
         };
         place.is_tapped.then_some(place)
+    }
+
+    /// True for an address that a translation puts in a pod's place.
+    fn is_marked(&self, address: Address) -> bool {
+        self.own.contains(address) || self.service.contains(address)
     }
 
     /// True for an address that is local to another tapped node.

@@ -9,13 +9,15 @@
 //!
 //! Ports and addresses are not hashed, since translation changes one end on the way, or both. Two
 //! frames are the same when hash and both ends agree; who knows that an end was put there by a
-//! translation asks for a twin that agrees in the other ([`Table::find_twin`]). The spec's "at least
+//! translation asks for a twin that agrees in the other ([`Table::find_twin`]), and that has a pod's
+//! address where this one has the node's or a service's, or the other way about ([`Marks`]). The spec's "at least
 //! one end equal" is narrowed so: otherwise equal heartbeats of two pods to one server would silence
 //! each other.
 //!
 //! Frames that are not IP are hashed whole, link header included: bridges leave it alone.
 //!
 //! [`Table::find_twin`]: super::Table::find_twin
+//! [`Marks`]: super::Marks
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -75,7 +77,7 @@ impl Fingerprinter {
         Self { ignores_dscp, ..self }
     }
 
-    /// The key of a frame, or of a segment of it: `header` is the frame from its first byte to
+    /// The key, without marks, of a frame, or of a segment of it: `header` is the frame from its first byte to
     /// `headers.payload`, `payload` what follows, both without link padding.
     #[must_use]
     pub fn key(&self, headers: &Headers, header: &[u8], payload: &[u8]) -> Key {

@@ -3,16 +3,18 @@
 //! ```text
 //! hash (64)   content, without ends: bits 25..0 choose the bucket (as many as the table has)
 //!             bits 63..24 tag -> slot's id      bits 23..12 check -> slot's state
-//! ends (2*10) a fingerprint of each end alone, for who ignores the other -> slot's id
-//! exact (20)  one of both ends together, for who ignores none -> slot's time
+//! ends (2*10) of each end alone a bit, whether it is a host's, and a fingerprint (9) -> slot's id
+//! exact (20)  a fingerprint of both ends together, for who ignores none -> slot's time
 //! ```
 //!
 //! Bucket, tag and check are all the 64 bits of the hash (in tables of less than 2^12 buckets, half a
 //! megabyte, all but two), so that two packets of different content are taken for one only where all
 //! of it is equal. Packets of equal content from different ends
-//! (heartbeats, probes) differ in 30 bits at least, if one end is the same, else in 40.
+//! (heartbeats, probes) differ in 29 bits at least, if one end is the same, else in 38.
 
 const END_BITS: u32 = 10;
+/// Of an end: it is a host's or a service's, see [`Marks`].
+const MARK: u64 = 1 << (END_BITS - 1);
 const END_MASK: u64 = (1 << END_BITS) - 1;
 const ENDS_MASK: u64 = (1 << (2 * END_BITS)) - 1;
 /// Bits of a slot's generation: in its id and in its state.
@@ -25,7 +27,19 @@ pub(super) const CHECK_BITS: u32 = 12;
 /// Bits of the fingerprint of both ends.
 pub(super) const EXACT_BITS: u32 = 20;
 
-/// Which ends of a frame may be a translation's, and are ignored in the search for its twin.
+/// Which ends of a packet are addresses that a translation puts in a pod's place: the node's own and
+/// those of services.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// The source.
+    pub source: bool,
+    /// The destination.
+    pub destination: bool,
+}
+
+/// Which ends of a frame may be a translation's, and are ignored in the search for its twin. What
+/// differs there must differ as a translation makes it: of the two addresses one is marked
+/// ([`Marks`]), and the other is not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Translated {
     /// The source.
@@ -38,15 +52,15 @@ pub struct Translated {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     hash: u64,
-    /// Source and destination, each at least 1.
+    /// Source and destination: each a mark and a fingerprint, the latter at least 1.
     ends: u64,
     exact: u64,
 }
 
 impl Key {
-    /// Of the content's hash and those of the two ends.
+    /// Of the content's hash and those of the two ends, of which none is marked.
     pub(super) fn new(hash: u64, source: u64, destination: u64) -> Self {
-        let end = |hash: u64| (hash >> (64 - END_BITS)).max(1);
+        let end = |hash: u64| (hash >> (64 - END_BITS + 1)).max(1);
         // As good as the ends' own hashes, and not the same for two ends in the other order.
         let both = source.rotate_left(23).wrapping_add(destination);
         Self {
@@ -54,6 +68,14 @@ impl Key {
             ends: end(source) << END_BITS | end(destination),
             exact: fold(both, 0xa076_1d64_78bd_642f) >> (64 - EXACT_BITS),
         }
+    }
+
+    /// With the ends that are marked.
+    #[must_use]
+    pub fn marked(self, marks: Marks) -> Self {
+        let source = if marks.source { MARK << END_BITS } else { 0 };
+        let destination = if marks.destination { MARK } else { 0 };
+        Self { ends: self.ends | source | destination, ..self }
     }
 
     pub(super) fn hash(self) -> u64 {
@@ -79,7 +101,7 @@ impl Key {
     /// With these fingerprints of ends; the one of both is theirs.
     #[cfg(test)]
     pub(crate) fn for_test(hash: u64, source: u64, destination: u64) -> Self {
-        assert!((1..=END_MASK).contains(&source) && (1..=END_MASK).contains(&destination));
+        assert!((1..MARK).contains(&source) && (1..MARK).contains(&destination));
         let ends = source << END_BITS | destination;
         Self { hash, ends, exact: ends }
     }
@@ -117,15 +139,17 @@ impl Id {
         self == key.id(self.generation())
     }
 
-    /// How many ends are those of the key, if the tag is and the ends that are not ignored are.
+    /// How many ends are those of the key, if the tag is and each end is, or is ignored and may be a
+    /// translation of the key's.
     pub(super) fn twin_ends(self, key: Key, ignored: Translated) -> Option<u32> {
         let differs = self.0 ^ key.id(self.generation()).0;
         if differs & !ENDS_MASK != 0 {
             return None;
         }
-        let source = differs >> END_BITS & END_MASK == 0;
-        let destination = differs & END_MASK == 0;
-        ((source || ignored.source) && (destination || ignored.destination))
-            .then_some(u32::from(source) + u32::from(destination))
+        let end = |differs: u64, is_ignored: bool| match differs & END_MASK {
+            0 => Some(1),
+            differs => (is_ignored && differs & MARK != 0).then_some(0),
+        };
+        Some(end(differs >> END_BITS, ignored.source)? + end(differs, ignored.destination)?)
     }
 }

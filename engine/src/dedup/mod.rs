@@ -21,5 +21,5 @@ mod table;
 mod tests;
 
 pub use fingerprint::Fingerprinter;
-pub use key::{Key, Translated};
+pub use key::{Key, Marks, Translated};
 pub use table::{MIN_MEMORY, Outcome, Table, TableError, check_memory};

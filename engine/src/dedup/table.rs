@@ -10,9 +10,9 @@
 //! as many others as the table has live entries, N at most; by the union bound that is
 //! N * 2^-64 a look-up, even where the ends agree anyway (one bulk flow): 2^-45 for the 2^19 slots of
 //! 16 MiB, one packet in 3 * 10^13. Of packets of equal content from other ends, a look-up meets the
-//! n that were reported within the window, and is wrong with n * 2^-30 at most, if one end is the
-//! same, else n * 2^-40. A search for a twin ignores an end; the first bound is its, and for equal
-//! content it is right to within the fingerprint of the other end, 10 bits - then the copy of one of
+//! n that were reported within the window, and is wrong with n * 2^-29 at most, if one end is the
+//! same, else n * 2^-38. A search for a twin ignores an end; the first bound is its, and for equal
+//! content it is right to within the fingerprint of the other end, 9 bits - then the copy of one of
 //! two equal packets is counted as the other's, and the numbers are still right. In all cases: what a
 //! collision silences was reported at another point just before, once for each; at one point nothing
 //! is ever silenced by what was seen there.
@@ -109,8 +109,8 @@ impl Table {
     }
 
     /// Whether a packet is known that `key` is a copy of at `point`, with ends that a translation
-    /// changed `ignored`: one of the same hash, whose other ends agree, and that was reported more
-    /// often than copies of it were seen at this point. If so, this is one more; if not, nothing
+    /// changed `ignored`: one of the same hash, whose other ends agree while those may be what was
+    /// translated ([`Translated`]), and that was reported more often than copies of it were seen at this point. If so, this is one more; if not, nothing
     /// changes, and the same may be asked again.
     pub fn find_twin(&self, key: Key, ignored: Translated, point: u16, now_ns: u64) -> bool {
         has_number(point)

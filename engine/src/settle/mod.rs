@@ -17,8 +17,11 @@
 //! none of its answers had one here, is another tapped node's to report; and where the memory for
 //! waiting packets is full, what belongs to a flow that is translated.
 //!
-//! One doubt is not told: where both ends are ignored (services, node ports, later fragments), the very same
-//! bytes between other ends, seen within the window, are taken for the twin.
+//! One doubt is not told. A twin has a pod's address where the candidate has the node's or a service's, and its
+//! other end is the candidate's or, masqueraded, the node's own ([`Marks`]). The very same bytes between such
+//! ends, seen within the window, are taken for the twin, whoever sent them.
+//!
+//! [`Marks`]: crate::dedup::Marks
 
 mod flows;
 mod hold;

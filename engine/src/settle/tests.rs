@@ -4,6 +4,7 @@
 //! packet = its copies, each with point and worker --in every order, by one worker or two--> reports
 //! ```
 
+mod equal;
 mod learning;
 mod rows;
 mod waiting;

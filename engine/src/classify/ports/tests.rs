@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::bpf::Program;
 use crate::classify::{Classifier, Election, Policy, Scope};
-use crate::dedup::{Fingerprinter, Table};
+use crate::dedup::{Fingerprinter, Marks, Table};
 use crate::frame::{Offload, Point, VlanTag};
 use crate::net::View;
 use crate::pipeline::{Pipeline, Verdict};
@@ -436,7 +436,7 @@ fn what_the_rule_takes_needs_no_table() {
     let classifier = Classifier::new(&policy(&["10.0.0.0/16"], &[]), &View::default(), &[]);
     let request = packet(6, POD, SERVER);
     let scope = classifier.classify(&frame(&request, Direction::Out), &Headers::parse(&request));
-    assert_eq!(scope, Ok(Scope { point: 0, candidate: None }));
+    assert_eq!(scope, Ok(Scope { point: 0, candidate: None, marks: Marks::default() }));
 }
 
 #[test]

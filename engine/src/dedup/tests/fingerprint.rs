@@ -1,7 +1,7 @@
 //! What counts in a key, one frame after the other.
 
 use super::super::fingerprint::Fingerprinter;
-use super::super::key::{Key, Translated};
+use super::super::key::{Key, Marks, Translated};
 use crate::wire::Headers;
 
 fn tcp() -> Vec<u8> {
@@ -74,12 +74,16 @@ fn an_ignored_end_agrees_with_any_and_the_other_must_be_equal() {
     snat[29] = 9;
     snat[35] = 9;
     let [source, both] = [false, true].map(|destination| Translated { source: true, destination });
-    assert_eq!(original.id(0).twin_ends(key(&snat), source), Some(1));
-    assert_eq!(key(&snat).id(0).twin_ends(original, source), Some(1), "in either order");
+    let marks = [false, true].map(|destination| Marks { source: true, destination });
+    let node = key(&snat).marked(marks[0]);
+    assert_eq!(original.id(0).twin_ends(node, source), Some(1));
+    assert_eq!(node.id(0).twin_ends(original, source), Some(1), "in either order");
+    assert_eq!(original.id(0).twin_ends(key(&snat), source), None, "another pod's");
     assert_eq!(original.id(0).twin_ends(original, source), Some(2));
     snat[33] = 9;
-    assert_eq!(original.id(0).twin_ends(key(&snat), source), None);
-    assert_eq!(original.id(0).twin_ends(key(&snat), both), Some(0));
+    assert_eq!(original.id(0).twin_ends(key(&snat).marked(marks[0]), source), None);
+    assert_eq!(original.id(0).twin_ends(key(&snat).marked(marks[0]), both), None);
+    assert_eq!(original.id(0).twin_ends(key(&snat).marked(marks[1]), both), Some(0));
 }
 
 #[test]
@@ -92,13 +96,16 @@ fn an_echo_id_is_a_port() {
     assert_eq!(key(&echo).hash(), original.hash());
     assert_ne!(key(&echo), original);
     let source = Translated { source: true, destination: false };
-    assert_eq!(original.id(0).twin_ends(key(&echo), source), Some(1), "of the one that asks");
+    let asks = Marks { source: true, destination: false };
+    let node = key(&echo).marked(asks);
+    assert_eq!(original.id(0).twin_ends(node, source), Some(1), "of the one that asks");
     echo[14 + 20] = 0;
     let answer = key(&echo);
     echo[14 + 20 + 4] = 0x11;
     let destination = Translated { source: false, destination: true };
-    assert_eq!(answer.id(0).twin_ends(key(&echo), destination), Some(1));
-    assert_eq!(answer.id(0).twin_ends(key(&echo), source), None);
+    let node = key(&echo).marked(Marks { source: false, destination: true });
+    assert_eq!(answer.id(0).twin_ends(node, destination), Some(1));
+    assert_eq!(answer.id(0).twin_ends(node, source), None);
     echo[14 + 20] = 3; // unreachable: no id there
     let error = key(&echo);
     echo[14 + 20 + 4] = 0x33;

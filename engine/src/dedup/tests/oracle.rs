@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::super::key::{Key, Translated};
+use super::super::key::{Key, Marks, Translated};
 use super::super::table::{MIN_MEMORY, Outcome, Table};
 
 /// Ticks of a window; the table's resolution, so that the oracle's times are the table's.
@@ -62,9 +62,10 @@ impl Oracle {
     fn find_twin(&mut self, name: Name, ignored: Translated, point: u16, now: u64) -> bool {
         let ends = |entry: &Entry| {
             let (source, destination) = (entry.name.1 == name.1, entry.name.2 == name.2);
-            (entry.name.0 == name.0
-                && (source || ignored.source)
-                && (destination || ignored.destination))
+            let source_fits = source || ignored.source && is_host(entry.name.1) != is_host(name.1);
+            let destination_fits =
+                destination || ignored.destination && is_host(entry.name.2) != is_host(name.2);
+            (entry.name.0 == name.0 && source_fits && destination_fits)
                 .then_some(u32::from(source) + u32::from(destination))
         };
         let is_twin = |entry: &Entry| {
@@ -117,9 +118,15 @@ fn steps(contents: u64, ends: u64, points: u16) -> impl Strategy<Value = Vec<Ste
     proptest::collection::vec(step, 1..300)
 }
 
+/// Every third end, so that there are several of each kind.
+fn is_host(end: u64) -> bool {
+    end % 3 == 2
+}
+
 fn key((content, source, destination): Name) -> Key {
     // All in one bucket.
-    Key::for_test(content << 30, source, destination)
+    let marks = Marks { source: is_host(source), destination: is_host(destination) };
+    Key::for_test(content << 30, source, destination).marked(marks)
 }
 
 proptest! {

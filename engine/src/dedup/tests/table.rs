@@ -1,6 +1,6 @@
 //! The table, one case after the other.
 
-use super::super::key::{Key, Translated};
+use super::super::key::{Key, Marks, Translated};
 use super::super::table::*;
 
 const WINDOW: u64 = 100_000_000;
@@ -53,16 +53,21 @@ fn a_clock_that_steps_back_a_little_changes_nothing() {
 const SOURCE: Translated = Translated { source: true, destination: false };
 const BOTH: Translated = Translated { source: true, destination: true };
 
+const HOSTS: Marks = Marks { source: true, destination: false };
+const BOTH_HOSTS: Marks = Marks { source: true, destination: true };
+
 #[test]
 fn one_equal_end_is_a_copy_only_where_the_other_is_ignored() {
     let table = table();
-    let (pod, node) = (Key::for_test(1, 5, 6), Key::for_test(1, 9, 6));
+    let node = |source, destination| Key::for_test(1, source, destination).marked(HOSTS);
+    let (pod, node, others) = (Key::for_test(1, 5, 6), node(9, 6), node(9, 8));
     assert!(!table.find_twin(node, SOURCE, 3, 0), "before its twin");
     assert_eq!(table.observe(pod, 1, 0), FRESH);
     assert_eq!(table.observe(Key::for_test(1, 7, 6), 2, 0), FRESH, "another pod's heartbeat");
-    assert!(!table.find_twin(Key::for_test(1, 9, 8), SOURCE, 3, 0), "the other end differs");
+    assert!(!table.find_twin(others, SOURCE, 3, 0), "the other end differs");
     assert!(!table.find_twin(Key::for_test(1, 5, 8), SOURCE, 3, 0), "the other end differs");
-    assert!(table.find_twin(Key::for_test(1, 9, 8), BOTH, 4, 0), "no end in common");
+    let both = Key::for_test(1, 9, 8).marked(BOTH_HOSTS);
+    assert!(table.find_twin(both, BOTH, 4, 0), "no end in common");
     // One copy for each of the two that were reported, and not a third.
     assert!(table.find_twin(node, SOURCE, 3, 0));
     assert!(table.find_twin(node, SOURCE, 3, 0));
@@ -70,6 +75,33 @@ fn one_equal_end_is_a_copy_only_where_the_other_is_ignored() {
     assert!(!table.find_twin(node, SOURCE, 3, 0), "asking changed nothing");
     assert!(!table.find_twin(node, SOURCE, 0, 0), "a point without number");
     assert!(!table.find_twin(node, SOURCE, 5, 3 * WINDOW), "forgotten");
+}
+
+#[test]
+fn an_ignored_end_is_translated_from_a_pods_address_or_into_one() {
+    // (What was reported, what looks for its twin): which ends are marked.
+    let marks = |source, destination| Marks { source, destination };
+    let [none, source, destination, both] =
+        [(false, false), (true, false), (false, true), (true, true)].map(|(s, d)| marks(s, d));
+    for (reported, looks, ignored, is_twin) in [
+        (none, source, SOURCE, true),
+        (source, none, SOURCE, true),
+        (none, none, SOURCE, false),
+        (source, source, SOURCE, false),
+        (none, both, BOTH, true),
+        (source, destination, BOTH, true),
+        (none, destination, BOTH, false),
+        (destination, destination, BOTH, false),
+        (both, source, BOTH, false),
+    ] {
+        let table = table();
+        let (one, other) = (Key::for_test(1, 5, 6), Key::for_test(1, 9, 8));
+        // Where the destination is not ignored, it is the same.
+        let other = if ignored.destination { other } else { Key::for_test(1, 9, 6) };
+        assert_eq!(table.observe(one.marked(reported), 1, 0), FRESH);
+        let found = table.find_twin(other.marked(looks), ignored, 2, 0);
+        assert_eq!(found, is_twin, "{reported:?} {looks:?}");
+    }
 }
 
 #[test]

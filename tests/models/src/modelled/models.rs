@@ -15,12 +15,12 @@ use loom::model::Builder;
 use loom::sync::Arc;
 
 use super::bucket::{Bucket, Outcome, TICKS};
-use super::key::{Key, Translated};
+use super::key::{Key, Marks, Translated};
 
 const A: (u64, u64, u64) = (1 << 40, 5, 6);
 /// Of other content, the same bucket.
 const B: (u64, u64, u64) = (2 << 40, 5, 6);
-/// Like A from another source.
+/// Like A from another source, which is the node.
 const A_NODE: (u64, u64, u64) = (1 << 40, 9, 6);
 /// Like A in everything that is in the id, with another check.
 const A_ALIKE: (u64, u64, u64) = (1 << 40 | 1 << 12, 5, 6);
@@ -46,6 +46,7 @@ fn copy(key: (u64, u64, u64), point: u16, now: u64) -> Step {
 
 fn make((hash, source, destination): (u64, u64, u64)) -> Key {
     Key::for_test(hash, source, destination)
+        .marked(Marks { source: source == A_NODE.1, destination: false })
 }
 
 /// True if the sighting was reported; for a copy, if no twin was found.
