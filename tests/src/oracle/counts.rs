@@ -41,6 +41,22 @@ pub(super) fn flow(ends: Ends) -> (IpAddr, IpAddr) {
     (one.min(other), one.max(other))
 }
 
+/// Whether an address is the node's own or a service's: what a translation puts in a pod's place.
+pub(super) type IsMarked<'a> = &'a dyn Fn(IpAddr) -> bool;
+
+/// True where two packets with these ends may be one, before a translation and after: what it changes
+/// is a pod's address into a host's or a service's, or back.
+fn may_be_one(one: Option<Ends>, other: Option<Ends>, is_marked: IsMarked<'_>) -> bool {
+    let end =
+        |one: End, other: End| one == other || is_marked(one.address) != is_marked(other.address);
+    match (one, other) {
+        (Some(one), Some(other)) => {
+            end(one.source, other.source) && end(one.destination, other.destination)
+        }
+        _ => one == other,
+    }
+}
+
 /// Packets with one invariant part.
 #[derive(Default)]
 pub(super) struct Group {
@@ -105,7 +121,7 @@ impl Group {
     }
 
     /// Rule 6: an own address at an uplink agrees with any other.
-    pub(super) fn settle_node(&mut self) {
+    pub(super) fn settle_node(&mut self, is_marked: IsMarked<'_>) {
         let mut left: BTreeMap<Option<Ends>, (usize, usize)> = BTreeMap::new();
         // Those that compete for the same twins: with one other end, at one point.
         let mut rivals: BTreeMap<(Point, Option<End>), Rivals> = BTreeMap::new();
@@ -121,19 +137,24 @@ impl Group {
             }
         }
         for ((point, other), rivals) in rivals {
-            let is_twin = |ends: &Option<Ends>| match (ends, other, point.1) {
+            let agrees = |ends: &Option<Ends>| match (ends, other, point.1) {
                 (_, None, _) => true,
                 (Some(ends), Some(other), Direction::Out) => ends.destination == other,
                 (Some(ends), Some(other), Direction::In) => ends.source == other,
                 (None, ..) => false,
             };
-            let (least, most) = self.supply(point, false, is_twin);
             // Copies with a service's address may have been taken for the twins' before.
             let services = self.of_service.values().flat_map(BTreeMap::values);
             let taken: usize = services.filter_map(|points| points.get(&point)).sum();
-            share(&rivals, (least.saturating_sub(taken), most), &mut left);
+            let supply = |rival: Option<Ends>| {
+                let is_twin =
+                    |ends: &Option<Ends>| agrees(ends) && may_be_one(rival, *ends, is_marked);
+                let (least, most) = self.supply(point, false, is_twin);
+                (least.saturating_sub(taken), most)
+            };
+            share(&rivals, supply, &mut left);
         }
-        one_for_all(&mut left);
+        one_for_all(&mut left, is_marked);
         for (ends, (least, most)) in left {
             *self.least.entry(ends).or_default() += least;
             *self.most.entry(ends).or_default() += most;
@@ -141,13 +162,14 @@ impl Group {
     }
 
     /// Flows whose packets have a twin, or may have one.
-    pub(super) fn prove(&self, flows: &mut Flows) {
+    pub(super) fn prove(&self, flows: &mut Flows, is_marked: IsMarked<'_>) {
         // An answer that has its twin here shows it too, though later ones may then be dropped that
         // have none.
         for (ends, points) in self.of_service.values().flatten() {
             // Perhaps one that looks like a service's itself.
             let others = self.of_service.values().flat_map(BTreeMap::keys);
-            let has_twin = points.keys().any(|point| self.supply(*point, true, |_| true).1 > 0)
+            let is_twin = |other: &Option<Ends>| may_be_one(*ends, *other, is_marked);
+            let has_twin = points.keys().any(|point| self.supply(*point, true, is_twin).1 > 0)
                 || others.filter(|other| *other != ends).count() > 0;
             if has_twin {
                 let about = self.names.get(ends).and_then(|identity| identity.about);
@@ -175,7 +197,7 @@ impl Group {
 
     /// Rule 2: a service's address agrees with any other; an answer in a flow that is translated
     /// is not reported even where its twin is another node's.
-    pub(super) fn settle_services(&mut self, flows: &Flows) {
+    pub(super) fn settle_services(&mut self, flows: &Flows, is_marked: IsMarked<'_>) {
         let mut left: BTreeMap<Option<Ends>, (usize, usize)> = BTreeMap::new();
         let mut rivals: BTreeMap<Point, Rivals> = BTreeMap::new();
         for counts in self.of_service.values() {
@@ -186,11 +208,13 @@ impl Group {
             }
         }
         for (point, rivals) in rivals {
-            let supply = self.supply(point, true, |_| true);
+            let supply = |rival: Option<Ends>| {
+                self.supply(point, true, |ends| may_be_one(rival, *ends, is_marked))
+            };
             share(&rivals, supply, &mut left);
         }
         let answers = self.of_service.get(&true);
-        one_for_all(&mut left);
+        one_for_all(&mut left, is_marked);
         for (ends, (least, most)) in left {
             let is_answer = answers.is_some_and(|answers| answers.contains_key(&ends));
             let is_proven = ends.is_some_and(|ends| flows.proven.contains(&flow(ends)));
@@ -221,10 +245,19 @@ impl Group {
 
 /// Where several copies wait and all of them are candidates, one may stand for the others; and it
 /// may be taken for one of them at a point where it is seen itself, and then seem to be one more.
-fn one_for_all(left: &mut BTreeMap<Option<Ends>, (usize, usize)>) {
-    let sum: usize = left.values().map(|(_, most)| most).sum();
-    if left.values().filter(|(_, most)| *most > 0).count() > 1 {
-        left.values_mut().for_each(|range| *range = (0, sum));
+fn one_for_all(left: &mut BTreeMap<Option<Ends>, (usize, usize)>, is_marked: IsMarked<'_>) {
+    let waiting: Vec<_> = left
+        .iter()
+        .filter(|(_, (_, most))| *most > 0)
+        .map(|(ends, (_, most))| (*ends, *most))
+        .collect();
+    for (ends, range) in left.iter_mut().filter(|(_, (_, most))| *most > 0) {
+        let others = waiting.iter().filter(|(other, _)| other != ends);
+        let alike = others.filter(|(other, _)| may_be_one(*ends, *other, is_marked));
+        let sum: usize = alike.map(|(_, most)| most).sum();
+        if sum > 0 {
+            *range = (0, range.1 + sum);
+        }
     }
 }
 
@@ -232,11 +265,12 @@ fn one_for_all(left: &mut BTreeMap<Option<Ends>, (usize, usize)>) {
 /// add up: a packet is left as often as at the point where it is left most.
 fn share(
     rivals: &[(Option<Ends>, usize)],
-    (least_supply, most_supply): (usize, usize),
+    supply: impl Fn(Option<Ends>) -> (usize, usize),
     left: &mut BTreeMap<Option<Ends>, (usize, usize)>,
 ) {
     let demand: usize = rivals.iter().map(|(_, count)| count).sum();
     for (ends, count) in rivals {
+        let (least_supply, most_supply) = supply(*ends);
         let others = demand - count;
         // The others take nothing, or all they can.
         let least = count.saturating_sub(most_supply);

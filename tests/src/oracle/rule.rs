@@ -280,19 +280,20 @@ impl Node {
                 group.add(sort, (sighting.ifindex, sighting.direction), identity);
             }
         }
+        let is_marked = |address| self.is_own(address) || self.is_service_address(address);
         for group in groups.values_mut() {
             group.count_plain();
-            group.settle_node();
+            group.settle_node(&is_marked);
         }
         for group in groups.values_mut() {
-            group.prove(&mut flows);
+            group.prove(&mut flows, &is_marked);
         }
         for group in groups.values_mut() {
             group.widen_native(&flows);
         }
         let mut expectation = Expectation::new();
         for group in groups.values_mut() {
-            group.settle_services(&flows);
+            group.settle_services(&flows, &is_marked);
             for (identity, range) in group.result() {
                 expectation.insert(identity, range);
             }
