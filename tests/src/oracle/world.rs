@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::identity::Identity;
 use super::load::{self, Form, Piece};
-use super::packet::{Body, Ends, Look, Packet, flag, low16, low32};
+use super::packet::{Body, End, Ends, Look, Packet, flag, low16, low32};
 use super::rule::{Direction, Node, Sighting};
 use super::taps::mixed;
 use super::topology::Topology;
@@ -240,7 +240,8 @@ impl World {
     }
 
     /// A flow of which a packet was lost between its translated copy and the better one looks like
-    /// the node's own: then both copies of the next may be reported.
+    /// the node's own: then both copies of the next may be reported. So does a flow without ports, if
+    /// the node itself speaks to the same address.
     fn forgive_native(
         &mut self,
         message: &Message,
@@ -252,11 +253,16 @@ impl World {
         let name = (reporter, message.conversation);
         let here = || (0..hops.len()).filter(|at| hops[*at].node == reporter);
         let Some(node) = here().find(|at| hops[*at].view == View::Node) else { return };
+        let ends: BTreeSet<_> = wire(node).iter().filter_map(|it| it.ends).map(flow_of).collect();
+        let mut ends = ends.into_iter().map(|ends| (reporter, ends));
         if here().all(|at| hops[at].view != View::Clear) {
             learned.native.insert(name);
-        } else if learned.native.contains(&name) {
+            learned.native_ends.extend(ends);
+        } else if learned.native.contains(&name)
+            || ends.any(|ends| learned.native_ends.contains(&ends))
+        {
             for identity in wire(node) {
-                let why = "a packet of the flow was lost";
+                let why = "a packet of the flow was lost, or one without ports was the node's own";
                 self.truth.tolerated.entry((reporter, identity)).or_insert((0, why)).0 += 1;
             }
         }
@@ -273,6 +279,13 @@ struct Learned {
     doubted: BTreeSet<usize>,
     /// Looks like the node's own.
     native: BTreeSet<(usize, usize)>,
+    /// The same, by what the flow is called.
+    native_ends: BTreeSet<(usize, [End; 2])>,
+}
+
+/// The same for both directions.
+fn flow_of(Ends { source, destination }: Ends) -> [End; 2] {
+    [source.min(destination), source.max(destination)]
 }
 
 impl Conversation {
