@@ -52,18 +52,16 @@ fn measure(workload: &bench::Workload, balanced: bool) -> f64 {
     let (owners, mut flows, mut shares) = (owners(&names), Flows::default(), [0u32; 2]);
     let (mut reported, started) = (0u32, Instant::now());
     while let Some(batch) = source.next_batch() {
-        for frame in batch.frames() {
-            pipeline.admit(&classifier, &frame, 0, |packet, headers, verdict| {
-                reported += u32::from(verdict == Verdict::Report);
-                if balanced {
-                    flows.note(headers);
-                    if verdict == Verdict::Report {
-                        let owner = owners[slot(flows.of(packet.data, headers))];
-                        shares[usize::from(owner)] += 1;
-                    }
+        pipeline.admit_batch(&classifier, batch.frames(), 0, |packet, headers, verdict| {
+            reported += u32::from(verdict == Verdict::Report);
+            if balanced {
+                flows.note(headers);
+                if verdict == Verdict::Report {
+                    let owner = owners[slot(flows.of(packet.data, headers))];
+                    shares[usize::from(owner)] += 1;
                 }
-            });
-        }
+            }
+        });
     }
     let nanos = started.elapsed().as_secs_f64() * 1e9;
     assert_eq!(reported, PACKETS, "each packet is reported once");

@@ -1,8 +1,8 @@
-//! The work on one frame, without rings, sockets or threads: tests, replay and workers all call it.
+//! The work on frames, without rings, sockets or threads: tests, replay and workers all call it.
 //!
 //! ```text
-//! frame --cut--> packets --classify, filter--> dedup -----> each(packet, headers, Report | Drop)
-//!                                   candidate? `--> settle --> each(.., Hold)  ... --> each(.., Report | Drop)
+//! frames, 16 at a time --parse, classify, name--> --dedup------> each(packet, headers, Report | Drop)
+//!      super-frame? cut, each segment named       candidate? `--> settle --> each(.., Hold) ... --> each(.., Report | Drop)
 //! ```
 //!
 //! Every packet is handed to `each` once as it comes, with its verdict, and if that is to wait
@@ -10,8 +10,10 @@
 
 use std::sync::Arc;
 
-use crate::classify::{Classifier, Scope};
-use crate::dedup::{Fingerprinter, Table};
+use arrayvec::ArrayVec;
+
+use crate::classify::{Classifier, Recall, Scope};
+use crate::dedup::{Fingerprinter, Key, Table};
 use crate::frame::Frame;
 use crate::segment::{Cut, Cutter, clip};
 use crate::settle::{Settler, Settling, Sighting, observe};
@@ -46,10 +48,34 @@ pub struct Notes {
     pub settle_full: u64,
 }
 
+/// Frames of a group: enough for memory to come from far, few enough to stay near meanwhile (4 KiB).
+const GROUP: usize = 16;
+
+/// A frame before it is looked up.
+struct Named<'f> {
+    frame: Frame<'f>,
+    headers: Headers,
+    scope: Result<Scope, DropReason>,
+    /// Set for one packet that is to be looked up.
+    key: Option<Key>,
+}
+
+fn key_of(
+    fingerprinter: &Fingerprinter,
+    packet: &Frame<'_>,
+    headers: &Headers,
+    scope: Scope,
+) -> Key {
+    let (header, rest) = packet.data.split_at(headers.payload);
+    let payload = &rest[..headers.end - headers.payload];
+    fingerprinter.key(headers, header, payload).marked(scope.marks)
+}
+
 /// See the module. One per worker; the table is everybody's.
 #[derive(Debug)]
 pub struct Pipeline {
     table: Arc<Table>,
+    recall: Recall,
     fingerprinter: Fingerprinter,
     cutter: Cutter,
     settler: Settler,
@@ -63,7 +89,8 @@ impl Pipeline {
     pub fn new(table: Arc<Table>, fingerprinter: Fingerprinter) -> Self {
         let settler = Settler::new(Settling::default(), fingerprinter.seed());
         let (cutter, notes) = (Cutter::default(), Notes::default());
-        Self { table, fingerprinter, cutter, settler, notes }
+        let recall = Recall::default();
+        Self { table, recall, fingerprinter, cutter, settler, notes }
     }
 
     /// The same, with another time and memory for candidates.
@@ -81,54 +108,132 @@ impl Pipeline {
         classifier: &Classifier,
         frame: &Frame<'_>,
         now_ns: u64,
+        each: impl FnMut(&Frame<'_>, &Headers, Verdict),
+    ) {
+        self.admit_batch(classifier, std::iter::once(*frame), now_ns, each);
+    }
+
+    /// The same for many frames, in their order. It works in groups: all of a group are read and named
+    /// before the first is looked up, so that the memory they need comes while others are worked on.
+    pub fn admit_batch<'f>(
+        &mut self,
+        classifier: &Classifier,
+        frames: impl Iterator<Item = Frame<'f>>,
+        now_ns: u64,
         mut each: impl FnMut(&Frame<'_>, &Headers, Verdict),
     ) {
-        let headers = Headers::parse(frame.data);
-        let Self { table, fingerprinter, cutter, settler, notes } = self;
-        // Addresses, role and direction are the same for all the segments.
-        let scope = classifier.classify(frame, &headers);
-        // `shown` is what is reported of the packet: less than all of it where it cannot be cut.
-        let mut decide = |packet: &Frame<'_>,
-                          headers: &Headers,
-                          shown: (&Frame<'_>, &Headers),
-                          notes: &mut Notes| {
-            let verdict = match classifier.narrow(scope, packet) {
-                Err(reason) => Verdict::Drop(reason),
-                Ok(Scope { point: number, candidate, marks }) => {
-                    let (header, rest) = packet.data.split_at(headers.payload);
-                    let payload = &rest[..headers.end - headers.payload];
-                    let key = fingerprinter.key(headers, header, payload).marked(marks);
-                    match candidate {
-                        None => observe(table, key, number, packet, notes),
-                        Some(candidate) => {
-                            let (packet, headers) = shown;
-                            let sighting = Sighting { key, number, candidate, packet, headers };
-                            match classifier.settles() {
-                                true => settler.arrive(table, sighting, now_ns, notes),
-                                false => sighting.decide_at_once(table, notes),
-                            }
-                        }
+        classifier.begin(&mut self.recall);
+        let mut group = ArrayVec::<Named<'f>, GROUP>::new();
+        let mut frames = frames.fuse();
+        loop {
+            group.extend(frames.by_ref().take(GROUP).map(|frame| self.name(classifier, frame)));
+            if group.is_empty() {
+                return;
+            }
+            for named in &group {
+                match named.key {
+                    Some(key) => {
+                        let scope = named.scope;
+                        let shown = (&named.frame, &named.headers);
+                        let verdict =
+                            self.look_up(classifier, scope, key, &named.frame, shown, now_ns);
+                        each(&named.frame, &named.headers, verdict);
                     }
+                    None => self.admit_slowly(classifier, named, now_ns, &mut each),
+                }
+            }
+            group.clear();
+        }
+    }
+
+    /// What the frame is, and, where it is one packet that is to be looked up, its key; the table's
+    /// memory for it is on its way then.
+    #[inline]
+    fn name<'f>(&mut self, classifier: &Classifier, frame: Frame<'f>) -> Named<'f> {
+        let headers = Headers::parse(frame.data);
+        let mut scope = classifier.classify_with(&mut self.recall, &frame, &headers);
+        let mut key = None;
+        // Of a super-frame, each segment is narrowed for itself.
+        if frame.offload.gso_size == 0 {
+            scope = classifier.narrow(scope, &frame);
+            if let Ok(scope) = scope {
+                let named = key_of(&self.fingerprinter, &frame, &headers, scope);
+                self.table.prefetch(named);
+                key = Some(named);
+            }
+        }
+        Named { frame, headers, scope, key }
+    }
+
+    /// The table's verdict on a packet, or the settler's. `shown` is what is reported of it: less than
+    /// all where it cannot be cut.
+    #[inline]
+    fn look_up(
+        &mut self,
+        classifier: &Classifier,
+        scope: Result<Scope, DropReason>,
+        key: Key,
+        packet: &Frame<'_>,
+        shown: (&Frame<'_>, &Headers),
+        now_ns: u64,
+    ) -> Verdict {
+        let Self { table, settler, notes, .. } = self;
+        match scope {
+            Err(reason) => Verdict::Drop(reason),
+            Ok(Scope { point, candidate: None, .. }) => observe(table, key, point, packet, notes),
+            Ok(Scope { point: number, candidate: Some(candidate), .. }) => {
+                let (packet, headers) = shown;
+                let sighting = Sighting { key, number, candidate, packet, headers };
+                match classifier.settles() {
+                    true => settler.arrive(table, sighting, now_ns, notes),
+                    false => sighting.decide_at_once(table, notes),
+                }
+            }
+        }
+    }
+
+    /// A frame that is dropped by its addresses, or has to be cut.
+    fn admit_slowly(
+        &mut self,
+        classifier: &Classifier,
+        named: &Named<'_>,
+        now_ns: u64,
+        each: &mut impl FnMut(&Frame<'_>, &Headers, Verdict),
+    ) {
+        let Named { frame, headers, scope, .. } = named;
+        if frame.offload.gso_size == 0 {
+            let verdict = scope.map_or_else(Verdict::Drop, |_| unreachable!("it has a key"));
+            return each(frame, headers, verdict);
+        }
+        let mut decide = |this: &mut Self,
+                          packet: &Frame<'_>,
+                          headers: &Headers,
+                          shown: (&Frame<'_>, &Headers)| {
+            // Addresses, role and direction are the same for all the segments.
+            let verdict = match classifier.narrow(*scope, packet) {
+                Err(reason) => Verdict::Drop(reason),
+                Ok(scope) => {
+                    let key = key_of(&this.fingerprinter, packet, headers, scope);
+                    this.look_up(classifier, Ok(scope), key, packet, shown, now_ns)
                 }
             };
             each(shown.0, shown.1, verdict);
         };
-        if frame.offload.gso_size == 0 {
-            return decide(frame, &headers, (frame, &headers), notes);
-        }
         let mut count = 0u64;
-        let cut = cutter.cut(frame, &headers, |packet, headers| {
+        let mut cutter = std::mem::take(&mut self.cutter);
+        let cut = cutter.cut(frame, headers, |packet, headers| {
             count += 1;
-            decide(packet, headers, (packet, headers), notes);
+            decide(self, packet, headers, (packet, headers));
         });
+        self.cutter = cutter;
         if cut == Cut::Impossible {
-            notes.uncut += 1;
-            let shown = clip(frame, &headers, classifier.mtu(frame.point));
+            self.notes.uncut += 1;
+            let shown = clip(frame, headers, classifier.mtu(frame.point));
             let within = headers.within(shown.data.len());
-            return decide(frame, &headers, (&shown, &within), notes);
+            return decide(self, frame, headers, (&shown, &within));
         }
-        notes.cut += count - 1;
-        notes.truncated += u64::from(cut == Cut::Truncated);
+        self.notes.cut += count - 1;
+        self.notes.truncated += u64::from(cut == Cut::Truncated);
     }
 
     /// Decides about packets that wait: those whose time is over by `now_ns`, and those of which

@@ -18,13 +18,15 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::classify::Classifier;
+use crate::frame::Frame;
 use crate::pipeline::{Notes, Pipeline};
 use crate::session::flow::Flows;
 use crate::session::{Group, Packer, Roster, Sessions};
 use crate::shared::Reader;
 use crate::source::{Batch, Source};
 use crate::stats::WorkerStats;
-use crate::stats::histogram::{Stage, WorkerHistograms};
+use crate::stats::histogram::WorkerHistograms;
+use crate::wire::Headers;
 use deliver::Delivery;
 
 /// A worker looks around this often even if nothing happens.
@@ -238,20 +240,23 @@ impl Worker {
         let Self { context, outlets, direct, sharings, flows, .. } = self;
         let Context { pipeline, classifier, histograms, stats, clock, .. } = context;
         let classifier = classifier.get();
-        let mut delivery = Delivery::new(outlets, *direct, sharings, flows, histograms, now_ns);
-        for frame in batch.frames() {
-            delivery.histograms.record(Stage::Ring, wall_ns.saturating_sub(frame.timestamp_ns));
-            let now_ns = match clock {
-                Clock::Worker => now_ns,
-                Clock::Frames => {
-                    pipeline.settle(frame.timestamp_ns, |p, h, verdict| {
-                        delivery.settled(p, h, verdict)
+        let mut delivery =
+            Delivery::new(outlets, *direct, sharings, flows, histograms, now_ns).taken_at(wall_ns);
+        match clock {
+            Clock::Worker => {
+                let each = |p: &Frame<'_>, h: &Headers, verdict| delivery.seen(p, h, verdict);
+                pipeline.admit_batch(classifier, batch.frames(), now_ns, each);
+            }
+            // Whatever waited is decided at the time of the frame that comes next.
+            Clock::Frames => {
+                for frame in batch.frames() {
+                    let now_ns = frame.timestamp_ns;
+                    pipeline.settle(now_ns, |p, h, verdict| delivery.settled(p, h, verdict));
+                    pipeline.admit(classifier, &frame, now_ns, |p, h, verdict| {
+                        delivery.seen(p, h, verdict);
                     });
-                    frame.timestamp_ns
                 }
-            };
-            pipeline
-                .admit(classifier, &frame, now_ns, |p, h, verdict| delivery.seen(p, h, verdict));
+            }
         }
         drop(batch);
         if *clock == Clock::Worker && pipeline.held() != 0 {

@@ -16,6 +16,7 @@ use crate::frame::Frame;
 use crate::wire::{Headers, protocol};
 
 use super::Classifier;
+use super::classes::Classes;
 
 /// A copy that may have a twin; see the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,35 +63,38 @@ impl Classifier {
         frame: &Frame<'_>,
         headers: &Headers,
         at_uplink: bool,
+        source: Classes,
+        destination: Classes,
     ) -> Option<Candidate> {
-        let is_service = |address| self.service.contains(address) && !self.own.contains(address);
-        if is_service(headers.destination) {
+        let is_service = |end: Classes| end.is(Classes::SERVICE) && !end.is(Classes::OWN);
+        if is_service(destination) {
             return Some(Candidate::Service { answers: false });
         }
-        if is_service(headers.source) {
+        if is_service(source) {
             return Some(Candidate::Service { answers: true });
         }
         let answers = match headers.protocol {
             // An error goes the other way than the packet that it is about.
             protocol::ICMP | protocol::ICMPV6 => {
-                headers.embedded(frame.data).and_then(|about| self.node_port(&about)).map(|to| !to)
+                let about = headers.embedded(frame.data)?;
+                let of = |address| self.classes.of(address);
+                self.node_port(&about, of(about.source), of(about.destination)).map(|to| !to)
             }
-            _ => self.node_port(headers),
+            _ => self.node_port(headers, source, destination),
         };
         answers.map(|answers| Candidate::NodePort { answers, at_uplink })
     }
 
     /// Whether the NodePort is the source's; `None` if there is none.
-    fn node_port(&self, headers: &Headers) -> Option<bool> {
-        let (source, destination) = headers.ports?;
-        // The ports first: they are compared faster, and nearly always say no.
-        if self.nodeports.contains(&destination) && self.own.contains(headers.destination) {
+    fn node_port(&self, headers: &Headers, source: Classes, destination: Classes) -> Option<bool> {
+        let (from, to) = headers.ports?;
+        if destination.is(Classes::OWN) && self.nodeports.contains(&to) {
             return Some(false);
         }
-        (self.nodeports.contains(&source) && self.own.contains(headers.source)).then_some(true)
+        (source.is(Classes::OWN) && self.nodeports.contains(&from)).then_some(true)
     }
 
-    /// A packet at an uplink with an own address in it.
+    /// A packet at an uplink with an own address where a translation puts it.
     pub(super) fn node(
         &self,
         frame: &Frame<'_>,
@@ -100,7 +104,7 @@ impl Classifier {
         let own = if inbound { headers.destination } else { headers.source };
         // What does not leave its link is not translated: the same query, sent on each of two links,
         // is two packets, and none a pod's.
-        if !self.own.contains(own) || own.is_link_local() || headers.destination.is_multicast() {
+        if own.is_link_local() || headers.destination.is_multicast() {
             return None;
         }
         // Without its ports a fragment may belong to a NodePort's packet, and an ICMP error be

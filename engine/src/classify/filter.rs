@@ -143,7 +143,7 @@ impl<'a> Writer<'a> {
         }
         if !self.c.any_interface {
             let selected = self.asm.label();
-            for (ifindex, place) in &self.c.places {
+            for (ifindex, place) in self.c.places.iter() {
                 if place.is_tapped {
                     self.if_equal(*ifindex, selected);
                 }
@@ -157,7 +157,7 @@ impl<'a> Writer<'a> {
     fn direction(&mut self) {
         let (foreign, done) = (self.asm.label(), self.asm.label());
         // A still holds the ifindex.
-        for (ifindex, place) in &self.c.places {
+        for (ifindex, place) in self.c.places.iter() {
             if place.role == Role::Uplink {
                 self.if_equal(*ifindex, foreign);
             }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Policy (flags) + View (netlink) --Classifier::new--> Classifier   (rebuilt when either changes)
-//! Classifier::classify(frame, headers) --> Scope { point, candidate? } | DropReason
+//! Classifier::classify(frame, headers) --> Scope { point, candidate?, marks } | DropReason
 //! Classifier::filter()                 --> the same drops for the socket, as classic BPF
 //! ```
 //!
@@ -12,15 +12,18 @@
 //! doubt passes: the dedup table comes next, and a duplicate is better than a loss.
 
 mod candidate;
+mod classes;
 mod filter;
 mod icmp;
 mod own;
+mod places;
 mod ports;
 mod why;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipnet::IpNet;
 
@@ -33,10 +36,14 @@ use crate::stats::DropReason;
 use crate::wire::{Address, Headers, Network, PrefixSet, be16, ethertype, protocol};
 
 pub use candidate::Candidate;
+pub(crate) use classes::Recall;
 pub use own::OwnFlow;
 #[cfg(test)]
 pub(crate) use ports::tests::script as reference_script;
 pub use why::Standing;
+
+use classes::{AddressClasses, Classes};
+use places::{Place, Places};
 
 /// Who reports a packet that several nodes or points see.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,15 +105,6 @@ impl Default for Policy {
 /// Kubernetes' own default of `--service-node-port-range`.
 pub const NODEPORTS: RangeInclusive<u16> = 30_000..=32_767;
 
-/// What is known of an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    slot: u16,
-    role: Role,
-    is_tapped: bool,
-    mtu: u32,
-}
-
 /// A frame that passed: its point's number in the dedup table, and whether a better copy may exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scope {
@@ -121,11 +119,13 @@ pub struct Scope {
 /// See the module. Immutable: a change of flags, network or sensors makes a new one.
 #[derive(Clone, Debug)]
 pub struct Classifier {
+    /// No other has it, but its clones.
+    number: u64,
     election: Election,
     /// Set for [`Election::Ports`].
     ports: Option<ports::Ports>,
     any_interface: bool,
-    places: HashMap<u32, Place>,
+    places: Places,
     /// Tapped links that went lately.
     gone: HashSet<u32>,
     names: HashMap<String, u32>,
@@ -137,6 +137,7 @@ pub struct Classifier {
     untapped: PrefixSet,
     sensors: PrefixSet,
     flows: own::OwnFlows,
+    classes: AddressClasses,
     control_ports: Vec<u16>,
     listeners: Vec<(Option<Address>, u16)>,
     overlay_ports: Vec<u16>,
@@ -173,14 +174,15 @@ impl Classifier {
             overlay_ports.sort_unstable();
             overlay_ports.dedup();
         }
-        Self {
+        let mut made = Self {
+            number: 0,
             election: policy.election,
             ports: (policy.election == Election::Ports).then(|| {
                 let subnets = view.main_subnets.iter().copied();
                 ports::Ports::new(&policy.svcnet, &policy.pods, subnets)
             }),
             any_interface: policy.any_interface,
-            places: view.links.iter().map(|(ifindex, link)| (*ifindex, place(link))).collect(),
+            places: Places::new(view.links.iter().map(|(ifindex, link)| (*ifindex, place(link)))),
             gone: view.gone.iter().copied().collect(),
             names: view.links.values().map(|link| (link.name.clone(), link.ifindex)).collect(),
             own: PrefixSet::of_hosts(view.own.iter().copied()),
@@ -191,6 +193,7 @@ impl Classifier {
             untapped: PrefixSet::new(policy.untapped.iter().copied()),
             sensors: PrefixSet::of_hosts(sensors.iter().copied()),
             flows: own::OwnFlows::default(),
+            classes: AddressClasses::new([], |_| Classes::default()),
             control_ports: policy.control_ports.clone(),
             listeners: policy
                 .listeners
@@ -202,13 +205,41 @@ impl Classifier {
             // Without any link there is only the doubt.
             changes_tags: view.links.is_empty() || has(&TAGGERS),
             node_filter: policy.node_filter.clone(),
-        }
+        };
+        made.compile();
+        made
+    }
+
+    /// What addresses are, in the form that is asked per packet.
+    fn compile(&mut self) {
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        // Relaxed: only that no two are the same.
+        self.number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let sets = [
+            &self.own,
+            &self.local,
+            &self.service,
+            &self.tapped,
+            &self.untapped,
+            &self.sensors,
+            self.flows.peers(),
+        ];
+        self.classes = AddressClasses::new(sets, |address| {
+            let is_peer = self.sensors.contains(address) || self.flows.peers().contains(address);
+            Classes::default()
+                .with(Classes::OWN, self.own.contains(address))
+                .with(Classes::SERVICE, self.service.contains(address))
+                .with(Classes::COVERED, self.is_covered(address))
+                .with(Classes::PEER, is_peer)
+        });
     }
 
     /// The same, with connections of the tap's that must not be captured.
     #[must_use]
     pub fn without(self, flows: impl IntoIterator<Item = OwnFlow>) -> Self {
-        Self { flows: own::OwnFlows::new(flows), ..self }
+        let mut made = Self { flows: own::OwnFlows::new(flows), ..self };
+        made.compile();
+        made
     }
 
     /// Decides about a frame.
@@ -217,10 +248,43 @@ impl Classifier {
     ///
     /// Why it is not this node's, or nobody's, to report.
     pub fn classify(&self, frame: &Frame<'_>, headers: &Headers) -> Result<Scope, DropReason> {
+        let of = |address| self.classes.of(address);
+        self.judge(frame, headers, of(headers.source), of(headers.destination))
+    }
+
+    /// The same for many frames: `recall` remembers addresses, and is for this worker alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`classify`](Self::classify).
+    #[inline]
+    pub(crate) fn classify_with(
+        &self,
+        recall: &mut Recall,
+        frame: &Frame<'_>,
+        headers: &Headers,
+    ) -> Result<Scope, DropReason> {
+        let source = recall.classes(&self.classes, headers.source);
+        let destination = recall.classes(&self.classes, headers.destination);
+        self.judge(frame, headers, source, destination)
+    }
+
+    /// Before frames are classified with `recall`.
+    pub(crate) fn begin(&self, recall: &mut Recall) {
+        recall.begin(self.number);
+    }
+
+    #[inline]
+    fn judge(
+        &self,
+        frame: &Frame<'_>,
+        headers: &Headers,
+        source: Classes,
+        destination: Classes,
+    ) -> Result<Scope, DropReason> {
         let place = self.place(frame.point).ok_or(DropReason::Interface)?;
-        if self.is_own_traffic(frame.data, headers)
-            || self.flows.contain(frame.data, headers, &self.own)
-        {
+        let either = source.or(destination);
+        if self.is_own_traffic(frame.data, headers, either) {
             return Err(DropReason::OwnTraffic);
         }
         if let Some(rule) = &self.ports {
@@ -232,23 +296,22 @@ impl Classifier {
         let at_uplink = place.role == Role::Uplink;
         let mut candidate = None;
         if self.election == Election::Source {
-            if self.is_overlay(headers) {
+            if either.is(Classes::OWN) && self.is_overlay(headers) {
                 return Err(DropReason::Overlay);
             }
             // A source that is neither local nor entering at a local interface came by an uplink,
             // here or at a point before.
-            if (at_uplink || !inbound) && self.is_covered(sender(frame.data, headers)) {
+            if (at_uplink || !inbound) && self.comes_from_covered(frame.data, headers, source) {
                 return Err(DropReason::Covered);
             }
-            candidate = self.service(frame, headers, at_uplink);
+            candidate = self.service(frame, headers, at_uplink, source, destination);
         }
-        if at_uplink && candidate.is_none() {
+        let own_end = if inbound { destination } else { source };
+        if at_uplink && candidate.is_none() && own_end.is(Classes::OWN) {
             candidate = self.node(frame, headers, inbound);
         }
-        let marks = Marks {
-            source: self.is_marked(headers.source),
-            destination: self.is_marked(headers.destination),
-        };
+        let is_marked = |end: Classes| end.is(Classes::OWN.or(Classes::SERVICE));
+        let marks = Marks { source: is_marked(source), destination: is_marked(destination) };
         Ok(Scope { point: place.slot * 2 + u16::from(inbound), candidate, marks })
     }
 
@@ -286,13 +349,13 @@ impl Classifier {
     /// The largest packet of the interface, if it is known.
     #[must_use]
     pub fn mtu(&self, point: Point) -> Option<u32> {
-        self.places.get(&point.ifindex).map(|place| place.mtu).filter(|mtu| *mtu != 0)
+        self.places.get(point.ifindex).map(|place| place.mtu).filter(|mtu| *mtu != 0)
     }
 
     /// `None` where the interface is not to be tapped.
     fn place(&self, point: Point) -> Option<Place> {
-        let place = match self.places.get(&point.ifindex) {
-            Some(place) => *place,
+        let place = match self.places.get(point.ifindex) {
+            Some(place) => place,
             // Netlink is a moment behind, or the frame is: its link has gone meanwhile.
             None => {
                 let is_tapped = self.any_interface || self.gone.contains(&point.ifindex);
@@ -300,11 +363,6 @@ impl Classifier {
             }
         };
         place.is_tapped.then_some(place)
-    }
-
-    /// True for an address that a translation puts in a pod's place.
-    fn is_marked(&self, address: Address) -> bool {
-        self.own.contains(address) || self.service.contains(address)
     }
 
     /// True for an address that is local to another tapped node.
@@ -315,16 +373,25 @@ impl Classifier {
             && !self.service.contains(source)
     }
 
-    /// An outer packet between nodes: its inner one is seen at the overlay's device and the pod.
+    /// Whether it is another tapped node's, by its source, or by who asks or answers by ARP.
+    #[inline]
+    fn comes_from_covered(&self, data: &[u8], headers: &Headers, source: Classes) -> bool {
+        match headers.network {
+            Network::Other => self.is_covered(arp_sender(data)),
+            _ => source.is(Classes::COVERED),
+        }
+    }
+
+    /// An outer packet between nodes, of which one is this: its inner packet is seen at the overlay's
+    /// device and the pod.
     fn is_overlay(&self, headers: &Headers) -> bool {
-        let outer = match headers.protocol {
+        match headers.protocol {
             protocol::UDP => {
                 headers.ports.is_some_and(|(_, port)| self.overlay_ports.contains(&port))
             }
             protocol::IPIP | protocol::IPV6 => self.has_ipip,
             _ => false,
-        };
-        outer && (self.own.contains(headers.source) || self.own.contains(headers.destination))
+        }
     }
 
     /// A client's control connection, with the password in it perhaps.
@@ -342,11 +409,19 @@ impl Classifier {
 
     /// Datagrams to a sensor (whichever node's tap sent them), what ICMP says about them, and control
     /// connections.
-    fn is_own_traffic(&self, data: &[u8], headers: &Headers) -> bool {
+    #[inline]
+    fn is_own_traffic(&self, data: &[u8], headers: &Headers, either: Classes) -> bool {
         if matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6) {
             return icmp::is_about_our_data(data, headers, &self.sensors, &self.flows, &self.own);
         }
-        if self.is_at_listener(headers) {
+        (!self.listeners.is_empty() && self.is_at_listener(headers))
+            || (either.is(Classes::PEER) && self.is_with_peer(data, headers))
+    }
+
+    /// The same, where one end is a sensor or a client.
+    #[cold]
+    fn is_with_peer(&self, data: &[u8], headers: &Headers) -> bool {
+        if self.flows.contain(data, headers, &self.own) {
             return true;
         }
         let to_sensor = self.sensors.contains(headers.destination);
@@ -366,16 +441,15 @@ impl Classifier {
     }
 }
 
-/// Whose packet it is: its source, or who asks or answers by ARP.
-fn sender(data: &[u8], headers: &Headers) -> Address {
+/// Who asks or answers by ARP; unspecified if it is no ARP of IPv4 on Ethernet.
+fn arp_sender(data: &[u8]) -> Address {
     // Hardware type, protocol type, lengths; operation; sender's hardware and protocol address.
-    let is_arp = headers.network == Network::Other
-        && be16(data, 12) == Some(ethertype::ARP)
+    let is_arp = be16(data, 12) == Some(ethertype::ARP)
         && be16(data, 16) == Some(ethertype::IPV4)
         && be16(data, 18) == Some(0x0604);
     match data.get(28..32) {
         Some(&[a, b, c, d]) if is_arp => Address::from_v4([a, b, c, d]),
-        _ => headers.source,
+        _ => Address::UNSPECIFIED,
     }
 }
 

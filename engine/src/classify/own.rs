@@ -39,6 +39,11 @@ impl OwnFlows {
         Self { peers: PrefixSet::of_hosts(flows.iter().map(|(_, flow)| flow.peer)), flows }
     }
 
+    /// Their peers' addresses.
+    pub(super) fn peers(&self) -> &PrefixSet {
+        &self.peers
+    }
+
     /// True if the packet belongs to one of them; `own` are the node's addresses.
     pub(super) fn contain(&self, data: &[u8], headers: &Headers, own: &PrefixSet) -> bool {
         let Headers { source, destination, .. } = *headers;

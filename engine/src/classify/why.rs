@@ -36,7 +36,10 @@ impl Classifier {
     /// Whether a frame goes to a service, by its address or its port on this node.
     #[must_use]
     pub fn is_to_service(&self, frame: &Frame<'_>) -> bool {
-        let candidate = self.service(frame, &Headers::parse(frame.data), false);
+        let headers = Headers::parse(frame.data);
+        let of = |address| self.classes.of(address);
+        let (source, destination) = (of(headers.source), of(headers.destination));
+        let candidate = self.service(frame, &headers, false, source, destination);
         matches!(
             candidate,
             Some(

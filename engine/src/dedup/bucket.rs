@@ -22,6 +22,7 @@
 //! overwritten within its window, a clock that jumps - each costs a duplicate.
 
 use super::key::{EXACT_BITS, Id, Key, Translated};
+use super::prefetch::prefetch;
 use super::state::{Sighting, State};
 use super::sync::{AtomicU64, AtomicU128, Ordering};
 
@@ -181,6 +182,14 @@ impl<const N: usize> Default for Bucket<N> {
 }
 
 impl<const N: usize> Bucket<N> {
+    /// Asks for its cache lines, of which the first look-up will need both.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        for slot in self.0.iter().step_by(2) {
+            prefetch(slot);
+        }
+    }
+
     /// The packet is seen at `point`, which has a number, at `now` (ticks).
     pub(super) fn observe(&self, key: Key, point: u16, now: u64) -> Outcome {
         (0..ATTEMPTS)

@@ -30,6 +30,8 @@ use crate::wire::{Address, Fragment, Headers, Network, protocol};
 #[derive(Clone, Copy, Debug)]
 pub struct Fingerprinter {
     seed: u64,
+    /// From the seed: each as unknown to others as that.
+    keys: [u64; 4],
     ignores_dscp: bool,
 }
 
@@ -53,7 +55,8 @@ impl Fingerprinter {
     /// With the given seed: any for a tap, a fixed one where output must repeat.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { seed, ignores_dscp: false }
+        let key = |number: u64| xxh3_64_with_seed(&number.to_le_bytes(), seed) | 1;
+        Self { seed, keys: [key(0), key(1), key(2), key(3)], ignores_dscp: false }
     }
 
     /// For other hashes that nobody may aim at.
@@ -80,7 +83,65 @@ impl Fingerprinter {
     /// The key, without marks, of a frame, or of a segment of it: `header` is the frame from its first byte to
     /// `headers.payload`, `payload` what follows, both without link padding.
     #[must_use]
+    #[inline]
     pub fn key(&self, headers: &Headers, header: &[u8], payload: &[u8]) -> Key {
+        self.common_key(headers, header, payload)
+            .unwrap_or_else(|| self.any_key(headers, header, payload))
+    }
+
+    /// Of TCP and UDP over IPv4 without options: the same fields, in words. Which way is taken is a
+    /// matter of what no host changes, so all copies of a packet take the same.
+    #[inline]
+    fn common_key(&self, headers: &Headers, header: &[u8], payload: &[u8]) -> Option<Key> {
+        let (Network::V4, Some((source_port, destination_port))) = (headers.network, headers.ports)
+        else {
+            return None;
+        };
+        let source = headers.source.as_v4()?;
+        let destination = headers.destination.as_v4()?;
+        let ip = header.get(headers.l3..headers.l4)?.first_chunk::<20>()?;
+        let l4 = header.get(headers.l4..headers.payload)?;
+        if headers.l4 - headers.l3 != 20 || headers.protocol == protocol::SCTP {
+            return None;
+        }
+        let [k0, k1, k2, k3] = self.keys;
+        let dscp = if self.ignores_dscp { 0 } else { 0xfc };
+        let network = u64::from_be_bytes([0, 0, ip[9], ip[1] & dscp, ip[4], ip[5], ip[6], ip[7]]);
+        let len = u64::try_from(l4.len() + payload.len()).unwrap_or(u64::MAX) << 32;
+        let seed = match l4.split_first_chunk::<20>() {
+            Some((tcp, options)) if headers.protocol == protocol::TCP => {
+                // Offset, flags, window; sequence and acknowledgement; urgent pointer.
+                let flags = u32::from_be_bytes([tcp[12], tcp[13], tcp[14], tcp[15]]);
+                let mut mixed = fold(network ^ k0, (len | u64::from(flags)) ^ k1);
+                let numbers =
+                    tcp[4..12].first_chunk::<8>().map_or(0, |word| u64::from_be_bytes(*word));
+                let urgent = u64::from(u16::from_be_bytes([tcp[18], tcp[19]]));
+                mixed = fold(mixed ^ numbers, k2 ^ urgent);
+                // A multiple of four bytes, their number told by the offset.
+                for option in options.chunks(8) {
+                    let word = match option.first_chunk::<8>() {
+                        Some(word) => u64::from_be_bytes(*word),
+                        None => option.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+                    };
+                    mixed = fold(mixed ^ word, k3);
+                }
+                mixed
+            }
+            _ => {
+                let udp_len = u64::from(u16::from_be_bytes([*l4.get(4)?, *l4.get(5)?]));
+                fold(network ^ k0, (len | udp_len) ^ k1)
+            }
+        };
+        let hash = xxh3_64_with_seed(payload, seed);
+        let end = |address: u32, port: u16| {
+            let word = u64::from(address) << 16 | u64::from(port);
+            fold(fold(word ^ k2, 0xe703_7ed1_a0b4_28db) ^ k3, 0x8ebc_6af0_9c88_c6e3)
+        };
+        Some(Key::new(hash, end(source, source_port), end(destination, destination_port)))
+    }
+
+    #[inline(never)]
+    fn any_key(&self, headers: &Headers, header: &[u8], payload: &[u8]) -> Key {
         if headers.network == Network::Other {
             let hash = xxh3_64_with_seed(payload, xxh3_64_with_seed(header, self.seed));
             return Key::new(hash, 0, 0);

@@ -13,6 +13,7 @@ mod bucket;
 mod fingerprint;
 mod key;
 mod options;
+mod prefetch;
 mod quoted;
 mod state;
 mod sync;

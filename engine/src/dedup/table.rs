@@ -87,6 +87,7 @@ impl Table {
         SHARDS as u64 * (self.bucket_mask + 1) * size_of::<Bucket>() as u64
     }
 
+    #[inline]
     fn bucket(&self, hash: u64) -> &Bucket {
         let low = usize::try_from(hash & 0xffff_ffff).expect("usize has 32 bits or more");
         let shard = &self.shards[low % SHARDS];
@@ -97,6 +98,12 @@ impl Table {
     /// Only differences count; the ticks may wrap.
     fn ticks(&self, now_ns: u64) -> u64 {
         now_ns / self.tick_ns
+    }
+
+    /// A look-up of this key is about to come.
+    #[inline]
+    pub fn prefetch(&self, key: Key) {
+        self.bucket(key.hash()).prefetch();
     }
 
     /// The packet is seen at `point` at `now_ns`. A point of 0 or past 2^11 has no number, and is

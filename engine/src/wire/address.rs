@@ -43,6 +43,14 @@ impl Address {
         self.0 >> 118 == 0x3fa || self.0 >> 16 == (Self::MAPPED | 0xa9fe_0000) >> 16
     }
 
+    /// The bits of the IPv4 address, if it is one.
+    #[must_use]
+    #[inline]
+    pub fn as_v4(self) -> Option<u32> {
+        let low = u32::try_from(self.0 & 0xffff_ffff).expect("masked");
+        (self.0 >> 32 == Self::MAPPED >> 32).then_some(low)
+    }
+
     /// The IPv4 address, if it is one.
     #[must_use]
     pub fn to_v4(self) -> Option<Ipv4Addr> {
@@ -116,6 +124,13 @@ impl PrefixSet {
                 networks.binary_search(&network).is_ok()
             }
         })
+    }
+
+    /// First and last address of each prefix.
+    pub fn ranges(&self) -> impl Iterator<Item = (u128, u128)> {
+        self.lengths
+            .iter()
+            .flat_map(|(mask, networks)| networks.iter().map(move |first| (*first, first | !mask)))
     }
 
     /// True if it holds nothing.

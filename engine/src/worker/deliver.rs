@@ -10,7 +10,7 @@ use crate::frame::Frame;
 use crate::pipeline::Verdict;
 use crate::session::balance::slot;
 use crate::session::flow::Flows;
-use crate::stats::histogram::WorkerHistograms;
+use crate::stats::histogram::{Stage, WorkerHistograms};
 use crate::stats::{DropReason, WorkerStats};
 use crate::wire::Headers;
 
@@ -30,10 +30,18 @@ pub(super) struct Delivery<'a> {
     direct: usize,
     sharings: &'a [Sharing],
     flows: &'a mut Flows,
-    pub(super) histograms: &'a mut WorkerHistograms,
+    histograms: &'a mut WorkerHistograms,
     now_ns: u64,
+    /// When the batch was taken, on the clock of the frames' stamps; 0 if it was not just taken.
+    wall_ns: u64,
+    /// How long packets were in the ring, and how many of them so long, not yet recorded.
+    in_ring: (u64, u64),
     tally: Tally,
 }
+
+/// Times in the ring that differ by less, in parts of themselves, are one: the histogram's resolution
+/// is coarser.
+const RING_BITS: u32 = 8;
 
 impl<'a> Delivery<'a> {
     /// Begins a batch.
@@ -48,7 +56,34 @@ impl<'a> Delivery<'a> {
         for outlet in outlets.iter_mut() {
             outlet.packer.begin_batch();
         }
-        Self { outlets, direct, sharings, flows, histograms, now_ns, tally: Tally::default() }
+        let (wall_ns, in_ring, tally) = (0, (0, 0), Tally::default());
+        Self { outlets, direct, sharings, flows, histograms, now_ns, wall_ns, in_ring, tally }
+    }
+
+    /// The batch was taken from the ring at this time: its packets' times there are recorded.
+    pub(super) fn taken_at(self, wall_ns: u64) -> Self {
+        Self { wall_ns, ..self }
+    }
+
+    /// One call for packets that follow each other closely: they were in the ring for as long.
+    #[inline]
+    fn time_in_ring(&mut self, packet: &Frame<'_>) {
+        let ns = self.wall_ns.saturating_sub(packet.timestamp_ns);
+        let kept = (u64::BITS - ns.leading_zeros()).saturating_sub(RING_BITS);
+        let ns = ns >> kept << kept;
+        if ns == self.in_ring.0 {
+            self.in_ring.1 += 1;
+        } else {
+            self.record_in_ring();
+            self.in_ring = (ns, 1);
+        }
+    }
+
+    fn record_in_ring(&mut self) {
+        let (ns, count) = std::mem::take(&mut self.in_ring);
+        if count != 0 {
+            self.histograms.record_n(Stage::Ring, ns, count);
+        }
     }
 
     /// A packet that just came.
@@ -56,6 +91,7 @@ impl<'a> Delivery<'a> {
     pub(super) fn seen(&mut self, packet: &Frame<'_>, headers: &Headers, verdict: Verdict) {
         self.tally.received += 1;
         self.tally.bytes += u64::from(packet.wire_len);
+        self.time_in_ring(packet);
         for Outlet { packer, wants } in &mut self.outlets[..self.direct] {
             // It does not wait for a verdict that it does not ask for.
             if *wants == Wants::Interface(Some(packet.point.ifindex)) && is_whole_capture(verdict) {
@@ -95,7 +131,8 @@ impl<'a> Delivery<'a> {
     }
 
     /// The end of the batch.
-    pub(super) fn publish(self, stats: &WorkerStats) {
+    pub(super) fn publish(mut self, stats: &WorkerStats) {
+        self.record_in_ring();
         for outlet in self.outlets {
             outlet.packer.publish();
         }

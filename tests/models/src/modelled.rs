@@ -7,6 +7,8 @@ mod bucket;
 #[expect(dead_code, reason = "what only the table and the fingerprints need")]
 mod key;
 mod models;
+#[path = "../../../engine/src/dedup/prefetch.rs"]
+mod prefetch;
 #[path = "../../../engine/src/dedup/state.rs"]
 mod state;
 mod sync;

@@ -270,7 +270,7 @@ impl Writer<'_> {
 
     fn if_at_uplink(&mut self, then: Label) {
         self.asm.load_ancillary(Ancillary::IfIndex);
-        for (ifindex, place) in &self.c.places {
+        for (ifindex, place) in self.c.places.iter() {
             if place.role == Role::Uplink {
                 self.if_equal(*ifindex, then);
             }

@@ -52,6 +52,7 @@ fn make((hash, source, destination): (u64, u64, u64)) -> Key {
 /// True if the sighting was reported; for a copy, if no twin was found.
 fn take<const N: usize>(bucket: &Bucket<N>, step: Step) -> bool {
     let key = make(step.key);
+    bucket.prefetch();
     if step.is_copy {
         return !bucket.find_twin(key, SOURCE, step.point, step.now);
     }
