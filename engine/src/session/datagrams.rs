@@ -1,7 +1,8 @@
 //! The data over UDP: numbers a run's datagrams and sends them, in the size that the path takes.
 //!
 //! ```text
-//! run --packed too large?--> recut --stamp--> sendmmsg --EMSGSIZE--> smaller size, recut the rest
+//! run --packed too large?--> recut --stamp--> UDP_SEGMENT | sendmmsg --EMSGSIZE--> smaller size, recut the rest
+//!                                            refused: sendmmsg alone, for a while
 //! ```
 //!
 //! Plain datagrams are as large as their message: they may become IP fragments, and are counted.
@@ -10,7 +11,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
@@ -34,6 +35,7 @@ pub(super) struct Datagrams {
     path: Path,
     sequence: u32,
     number: u32,
+    segmenting: Segmenting,
     /// Takes what is cut anew; its run is swapped with the one that is sent.
     spare: Box<Run>,
 }
@@ -45,7 +47,8 @@ impl Datagrams {
         allow_fragments(&*socket, spec.peer.is_ipv6(), is_plain)?;
         let path = Path::new(spec, !is_plain, Instant::now())?;
         // "npkt" counts from 1, "seqno" from 0.
-        Ok(Self { socket, form, path, sequence: 0, number: 1, spare: Box::new(Run::new(form)) })
+        let (segmenting, spare) = (Segmenting::default(), Box::new(Run::new(form)));
+        Ok(Self { socket, form, path, sequence: 0, number: 1, segmenting, spare })
     }
 
     /// What the first runs are packed for.
@@ -59,6 +62,7 @@ impl Datagrams {
 
     /// Follows the path's changes, when that is due; `size` is what runs are packed for.
     pub(super) fn look(&mut self, now: Instant, size: &AtomicUsize, stats: &SessionStats) {
+        self.segmenting.look(now);
         if self.path.is_due(now) {
             let is_lowered = self.path.look(now);
             self.publish(is_lowered, size, stats);
@@ -102,8 +106,18 @@ impl Datagrams {
         let mut lost = Lost::default();
         let (mut from, mut refusals) = (0, 0);
         loop {
-            let SendOutcome { datagrams, bytes, failed, too_large, refused } =
-                send_datagrams(&*self.socket, &run.bytes, &run.ends, from, waits);
+            let may_segment = self.segmenting.is_on();
+            let sent =
+                send_datagrams(&*self.socket, &run.bytes, &run.ends, from, may_segment, waits);
+            let SendOutcome { datagrams, bytes, failed, too_large, refused, .. } = sent;
+            if sent.segmented != 0 {
+                self.segmenting.taken();
+                stats.segmented.fetch_add(sent.segmented, Ordering::Relaxed);
+            }
+            if sent.is_uncut {
+                self.segmenting.refused();
+                stats.segmenting_refused.fetch_add(1, Ordering::Relaxed);
+            }
             if refused != 0 {
                 stats.refused.fetch_add(refused, Ordering::Relaxed);
             }
@@ -150,6 +164,46 @@ impl Datagrams {
     }
 }
 
+/// Whether the kernel is left to cut datagrams of one size (`UDP_SEGMENT`).
+#[derive(Debug, Default)]
+struct Segmenting {
+    /// As of the last look.
+    now: Option<Instant>,
+    /// Refused: it is tried again then.
+    again: Option<Instant>,
+    /// Refusals in a row.
+    refusals: u32,
+}
+
+/// After the first refusal; doubled with each that follows, up to a minute.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const MOST_DOUBLINGS: u32 = 6;
+
+impl Segmenting {
+    fn look(&mut self, now: Instant) {
+        self.now = Some(now);
+        if self.again.is_some_and(|again| again <= now) {
+            self.again = None;
+        }
+    }
+
+    fn is_on(&self) -> bool {
+        self.again.is_none()
+    }
+
+    /// A device or a route on the way cannot do it; that may change.
+    fn refused(&mut self) {
+        let wait = FIRST_WAIT * (1 << self.refusals.min(MOST_DOUBLINGS));
+        self.refusals += 1;
+        self.again = self.now.map(|now| now + wait);
+    }
+
+    /// It worked.
+    fn taken(&mut self) {
+        self.refusals = 0;
+    }
+}
+
 /// Datagrams that were given up.
 #[derive(Default)]
 struct Lost {
@@ -192,4 +246,32 @@ impl Lost {
 /// As the protocol counts.
 fn count(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segmenting_comes_back_later_each_time_and_at_once_after_it_worked() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut segmenting = Segmenting::default();
+        assert!(segmenting.is_on());
+        let mut now = 0;
+        for wait in [1, 2, 4, 8, 16, 32, 64, 64, 64] {
+            segmenting.look(at(now));
+            segmenting.refused();
+            assert!(!segmenting.is_on());
+            now += wait;
+            segmenting.look(at(now) - Duration::from_millis(1));
+            assert!(!segmenting.is_on());
+            segmenting.look(at(now));
+            assert!(segmenting.is_on(), "after {wait} s");
+        }
+        segmenting.taken();
+        segmenting.refused();
+        segmenting.look(at(now + 1));
+        assert!(segmenting.is_on());
+    }
 }

@@ -30,6 +30,7 @@ pub fn account(workers: &[Arc<WorkerStats>], sensors: &[Arc<SensorStats>]) -> Va
                 "sent": counts.sent,
                 "dropped": dropped,
                 "datagrams": counts.datagrams,
+                "datagrams_segmented": counts.segmented,
                 "datagram_size_lowered": counts.size_lowered,
                 "datagrams_over_mtu": counts.datagrams_over_mtu,
                 "frames_cut": counts.frames_cut,

@@ -183,6 +183,10 @@ pub struct SessionStats {
     pub datagrams_over_mtu: AtomicU64,
     /// Frames sent with fewer bytes than the sensor wants, so that they fit into a datagram.
     pub frames_cut: AtomicU64,
+    /// Of the datagrams, those that the kernel or the NIC cut out of a larger one (`UDP_SEGMENT`).
+    pub segmented: AtomicU64,
+    /// Times that the kernel refused to.
+    pub segmenting_refused: AtomicU64,
     /// UDP payload bytes that a datagram holds at most, as of now; 0 for TCP.
     pub datagram_size: AtomicU64,
     /// Frames not sent, by [`SessionDrop`] as index.

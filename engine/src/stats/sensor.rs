@@ -56,6 +56,10 @@ pub struct SessionCounts {
     pub datagrams_over_mtu: u64,
     /// Frames cut to fit into a datagram.
     pub frames_cut: u64,
+    /// Of the datagrams, those that the kernel or the NIC cut out of a larger one.
+    pub segmented: u64,
+    /// Times that the kernel refused to.
+    pub segmenting_refused: u64,
     /// The smallest of the open sessions' largest datagrams, UDP payload bytes; 0 if there is none.
     pub datagram_size: u64,
     /// Frames not sent, by [`SessionDrop`] as index.
@@ -73,6 +77,8 @@ impl From<&SessionStats> for SessionCounts {
             size_lowered,
             datagrams_over_mtu,
             frames_cut,
+            segmented,
+            segmenting_refused,
             datagram_size,
             dropped,
             ..
@@ -88,6 +94,8 @@ impl From<&SessionStats> for SessionCounts {
             size_lowered: get(size_lowered),
             datagrams_over_mtu: get(datagrams_over_mtu),
             frames_cut: get(frames_cut),
+            segmented: get(segmented),
+            segmenting_refused: get(segmenting_refused),
             datagram_size: get(datagram_size),
             dropped: dropped.each_ref().map(get),
         }
@@ -106,6 +114,8 @@ impl SessionCounts {
             size_lowered,
             datagrams_over_mtu,
             frames_cut,
+            segmented,
+            segmenting_refused,
             datagram_size,
             dropped,
         } = other;
@@ -117,6 +127,8 @@ impl SessionCounts {
         self.size_lowered += size_lowered;
         self.datagrams_over_mtu += datagrams_over_mtu;
         self.frames_cut += frames_cut;
+        self.segmented += segmented;
+        self.segmenting_refused += segmenting_refused;
         self.datagram_size = match (self.datagram_size, *datagram_size) {
             (0, one) | (one, 0) => one,
             (one, other) => one.min(other),
@@ -274,7 +286,8 @@ mod tests {
             stats;
         datagram_size.store(1000 + by, Ordering::Relaxed);
         let fields = [offered, sent, sent_bytes, datagrams, datagram_bytes];
-        let more = [size_lowered, datagrams_over_mtu, frames_cut];
+        let SessionStats { segmented, segmenting_refused, .. } = stats;
+        let more = [size_lowered, datagrams_over_mtu, frames_cut, segmented, segmenting_refused];
         for (at, counter) in (1..).zip(fields.into_iter().chain(more).chain(dropped)) {
             counter.fetch_add(at * by, Ordering::Relaxed);
         }
@@ -293,7 +306,8 @@ mod tests {
         assert_eq!(before.offered, 6);
         assert_eq!(before.datagram_bytes, 30);
         assert_eq!(before.frames_cut, 48);
-        assert_eq!(before.dropped, [54, 60, 66, 72, 78, 84, 90]);
+        assert_eq!((before.segmented, before.segmenting_refused), (54, 60));
+        assert_eq!(before.dropped, [66, 72, 78, 84, 90, 96, 102]);
         for (id, datagram_size) in [(1, 1001), (0, 1003), (2, 0), (2, 0), (9, 0)] {
             sensor.end(id);
             assert_eq!(sensor.counts(), SessionCounts { datagram_size, ..before.clone() });

@@ -5,6 +5,7 @@ pub mod libpcap;
 pub(crate) mod mmap;
 pub(crate) mod packet;
 mod receive;
+mod segment;
 pub(crate) mod socket;
 pub(crate) mod tcp;
 pub(crate) mod udp;

@@ -11,6 +11,7 @@ use std::ptr;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::segment::{send_segments, stretch};
 use super::socket::{option, set_option};
 
 /// Datagrams per call; more gains nothing (spec/capture.md, section 5).
@@ -33,6 +34,10 @@ pub(crate) struct SendOutcome {
     pub too_large: Option<usize>,
     /// Answers "port unreachable" to earlier datagrams.
     pub refused: u64,
+    /// Of the datagrams taken, those that the kernel was left to cut.
+    pub segmented: u64,
+    /// The kernel does not cut on this path.
+    pub is_uncut: bool,
 }
 
 /// Says whether a UDP socket's datagrams may become IP fragments. If not, one that the path is
@@ -62,14 +67,15 @@ pub(crate) fn path_mtu(socket: impl AsFd, is_v6: bool) -> io::Result<usize> {
     usize::try_from(mtu).map_err(io::Error::other)
 }
 
-/// Sends `bytes`, cut at `ends`, from datagram `from` on, on a connected non-blocking socket. Waits
-/// for a full socket a millisecond each of `waits`, which it counts down; what the kernel refuses is
-/// in the outcome.
+/// Sends `bytes`, cut at `ends`, from datagram `from` on, on a connected non-blocking socket, several
+/// of one size by one call where `may_segment` and the kernel allows it. Waits for a full socket a
+/// millisecond each of `waits`, which it counts down; what the kernel refuses is in the outcome.
 pub(crate) fn send_datagrams(
     socket: &impl AsFd,
     bytes: &[u8],
     ends: &[usize],
     from: usize,
+    mut may_segment: bool,
     waits: &mut u32,
 ) -> SendOutcome {
     let mut outcome = SendOutcome::default();
@@ -77,9 +83,19 @@ pub(crate) fn send_datagrams(
     // An ICMP error about an earlier datagram is reported at the next send, which did not happen.
     let mut asynchronous_errors = 8;
     while next < ends.len() {
-        match send_some(socket, bytes, ends, next) {
+        let (count, is_segmented) = plan(ends, next, may_segment);
+        let sent = match is_segmented {
+            true => {
+                let start = if next == 0 { 0 } else { ends[next - 1] };
+                let stretch = &bytes[start..ends[next + count - 1]];
+                send_segments(socket, stretch, ends[next] - start).map(|()| count)
+            }
+            false => send_some(socket, bytes, &ends[..next + count], next),
+        };
+        match sent {
             Ok(0) => break,
             Ok(count) => {
+                outcome.segmented += if is_segmented { count as u64 } else { 0 };
                 let from = if next == 0 { 0 } else { ends[next - 1] };
                 next += count;
                 outcome.datagrams += count as u64;
@@ -89,6 +105,14 @@ pub(crate) fn send_datagrams(
                 outcome.refused += u64::from(error.raw_os_error() == Some(libc::ECONNREFUSED));
                 match error.raw_os_error() {
                     Some(libc::EINTR) => {}
+                    // One by one, it will be seen which is too large.
+                    Some(libc::EMSGSIZE) if is_segmented => may_segment = false,
+                    Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOPROTOOPT)
+                        if is_segmented =>
+                    {
+                        may_segment = false;
+                        outcome.is_uncut = true;
+                    }
                     Some(libc::EMSGSIZE) => {
                         outcome.too_large = Some(next);
                         break;
@@ -110,6 +134,22 @@ pub(crate) fn send_datagrams(
         }
     }
     outcome
+}
+
+/// How many datagrams the next call sends, and whether as one for the kernel to cut.
+fn plan(ends: &[usize], next: usize, may_segment: bool) -> (usize, bool) {
+    if !may_segment {
+        return (PER_CALL.min(ends.len() - next), false);
+    }
+    let (mut count, is_segmented) = stretch(ends, next);
+    while !is_segmented && count < PER_CALL && next + count < ends.len() {
+        let (more, is_segmented) = stretch(ends, next + count);
+        if is_segmented {
+            break;
+        }
+        count += more;
+    }
+    (count, is_segmented)
 }
 
 #[cold]
@@ -168,18 +208,52 @@ mod tests {
 
     #[test]
     fn every_datagram_arrives_in_order_at_its_length() {
+        let all_differ: Vec<usize> = (1..=150).map(|n| n * (n + 1) / 2).collect();
+        // Runs of one size, long and short, with and without a shorter last one.
+        let mut end = 0;
+        let runs =
+            [1400; 70].iter().chain(&[900; 3]).chain(&[100; 30]).chain(&[90, 500, 80, 80, 7]);
+        let mostly_alike: Vec<usize> = runs
+            .map(|len| {
+                end += len;
+                end
+            })
+            .collect();
+        for (ends, may_segment, segmented) in
+            [(&all_differ, true, 0), (&mostly_alike, true, 46 + 24 + 31), (&mostly_alike, false, 0)]
+        {
+            let (sender, receiver) = pair();
+            let last = *ends.last().unwrap();
+            let bytes: Vec<u8> = (0..last).map(|n| u8::try_from(n % 251).unwrap()).collect();
+            let outcome = send_datagrams(&sender, &bytes, ends, 0, may_segment, &mut 4);
+            assert_eq!((outcome.datagrams, outcome.bytes), (ends.len() as u64, last as u64));
+            assert!(outcome.failed.is_empty() && !outcome.is_uncut);
+            assert_eq!(outcome.segmented, segmented);
+            let mut buffer = [0; 2048];
+            let mut start = 0;
+            for &end in ends {
+                let len = receiver.recv(&mut buffer).unwrap();
+                assert_eq!(buffer[..len], bytes[start..end]);
+                start = end;
+            }
+        }
+    }
+
+    /// A socket that leaves checksums out cannot be segmented: the kernel says EINVAL or EIO.
+    #[test]
+    fn what_the_kernel_will_not_cut_goes_one_by_one() {
         let (sender, receiver) = pair();
-        let ends: Vec<usize> = (1..=150).map(|n| n * (n + 1) / 2).collect();
-        let bytes: Vec<u8> = (0..ends[149]).map(|n| u8::try_from(n & 255).unwrap()).collect();
-        let outcome = send_datagrams(&sender, &bytes, &ends, 0, &mut 4);
-        assert_eq!((outcome.datagrams, outcome.bytes), (150, bytes.len() as u64));
-        assert!(outcome.failed.is_empty());
+        let on: libc::c_int = 1;
+        set_option(&sender, libc::SOL_SOCKET, libc::SO_NO_CHECK, &on).unwrap();
+        let ends: Vec<usize> = (1..=20).map(|n| n * 1000).collect();
+        let bytes: Vec<u8> = (0..20_000).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        let outcome = send_datagrams(&sender, &bytes, &ends, 0, true, &mut 4);
+        assert_eq!((outcome.datagrams, outcome.segmented, outcome.is_uncut), (20, 0, true));
+        assert_eq!((outcome.failed.len(), outcome.too_large), (0, None));
         let mut buffer = [0; 2048];
-        let mut start = 0;
-        for end in ends {
-            let len = receiver.recv(&mut buffer).unwrap();
-            assert_eq!(buffer[..len], bytes[start..end]);
-            start = end;
+        for n in 0..20 {
+            assert_eq!(receiver.recv(&mut buffer).unwrap(), 1000);
+            assert_eq!(buffer[..1000], bytes[n * 1000..][..1000]);
         }
     }
 
@@ -187,7 +261,7 @@ mod tests {
     fn what_is_too_large_is_named_and_nothing_behind_it_is_sent() {
         let (sender, receiver) = pair();
         let bytes = vec![1; 70_020];
-        let outcome = send_datagrams(&sender, &bytes, &[10, 70_010, 70_020], 0, &mut 4);
+        let outcome = send_datagrams(&sender, &bytes, &[10, 70_010, 70_020], 0, true, &mut 4);
         assert_eq!((outcome.datagrams, outcome.bytes), (1, 10));
         assert!(outcome.failed.is_empty());
         assert_eq!(outcome.too_large, Some(1));
@@ -214,9 +288,9 @@ mod tests {
         let (sender, receiver) = pair();
         let port = receiver.local_addr().unwrap();
         drop(receiver);
-        send_datagrams(&sender, &[1; 10], &[10], 0, &mut 4); // answered by ICMP port unreachable
+        send_datagrams(&sender, &[1; 10], &[10], 0, true, &mut 4); // answered by ICMP port unreachable
         let receiver = UdpSocket::bind(port).unwrap();
-        let outcome = send_datagrams(&sender, &[2; 10], &[10], 0, &mut 4);
+        let outcome = send_datagrams(&sender, &[2; 10], &[10], 0, true, &mut 4);
         assert_eq!((outcome.datagrams, outcome.failed.len()), (1, 0));
         assert_eq!(outcome.refused, 1, "the refusal is told");
         let mut buffer = [0; 64];

@@ -304,12 +304,13 @@ proptest! {
                 translated[*at] = translated[*at].wrapping_add(noise[index % 32] | 1);
             }
             let Translated { source, destination } = ignored;
-            let translated = key(&translated).marked(Marks { source, destination });
+            let plain = key(&translated);
+            let translated = plain.marked(Marks { source, destination });
             prop_assert_eq!(translated.hash(), original.hash());
             prop_assert_ne!(translated, original);
             prop_assert!(original.id(0).twin_ends(translated, ignored).is_some());
-            // Nine bits may agree by chance, twenty do not.
-            prop_assert!(translated.exact() != original.exact());
+            // Nine bits may agree by chance, or twenty, but not both.
+            prop_assert!(plain.id(0) != original.id(0) || plain.exact() != original.exact());
         }
     }
 

@@ -243,6 +243,16 @@ pub const METRICS: &[Metric] = &[
         Value::Sensor(|counts| counts.frames_cut),
     ),
     metric(
+        "podtap_session_datagrams_segmented_total",
+        "Of the datagrams, those that the kernel or the NIC cut out of a larger one (UDP_SEGMENT)",
+        Value::Sensor(|counts| counts.segmented),
+    ),
+    metric(
+        "podtap_session_segmenting_refused_total",
+        "Times that the kernel refused to cut datagrams, so that they are sent one by one for a while",
+        Value::Sensor(|counts| counts.segmenting_refused),
+    ),
+    metric(
         "podtap_sensor_datagram_bytes",
         "Most UDP payload bytes of a datagram to the sensor as of now, 0 without a capture over UDP",
         Value::SensorDatagramSize,
