@@ -304,7 +304,12 @@ impl Classifier {
             if (at_uplink || !inbound) && self.comes_from_covered(frame.data, headers, source) {
                 return Err(DropReason::Covered);
             }
-            candidate = self.service(frame, headers, at_uplink, source, destination);
+            // An ICMP error may be about such an address.
+            let may_serve = either.is(Classes::OWN.or(Classes::SERVICE))
+                || matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6);
+            if may_serve {
+                candidate = self.service(frame, headers, at_uplink, source, destination);
+            }
         }
         let own_end = if inbound { destination } else { source };
         if at_uplink && candidate.is_none() && own_end.is(Classes::OWN) {
@@ -328,15 +333,17 @@ impl Classifier {
     /// # Errors
     ///
     /// Why the packet is not to be looked up.
+    #[inline]
     pub fn narrow(
         &self,
         verdict: Result<Scope, DropReason>,
         packet: &Frame<'_>,
     ) -> Result<Scope, DropReason> {
-        match (&self.node_filter, verdict) {
-            (_, Err(DropReason::OwnTraffic | DropReason::Interface)) | (None, _) => verdict,
-            (Some(filter), _) if filter.run_in_kernel(packet) == 0 => Err(DropReason::NodeFilter),
-            (Some(_), _) => verdict,
+        let Some(filter) = &self.node_filter else { return verdict };
+        match verdict {
+            Err(DropReason::OwnTraffic | DropReason::Interface) => verdict,
+            _ if filter.run_in_kernel(packet) == 0 => Err(DropReason::NodeFilter),
+            _ => verdict,
         }
     }
 

@@ -70,6 +70,12 @@ impl Key {
         }
     }
 
+    /// Of hashes that somebody else has made: for measuring a table alone.
+    #[must_use]
+    pub fn of_hashes(content: u64, source: u64, destination: u64) -> Self {
+        Self::new(content, source, destination)
+    }
+
     /// With the ends that are marked.
     #[must_use]
     pub fn marked(self, marks: Marks) -> Self {

@@ -114,7 +114,9 @@ impl Datagrams {
                 self.segmenting.taken();
                 stats.segmented.fetch_add(sent.segmented, Ordering::Relaxed);
             }
-            if sent.is_uncut {
+            if let Some(errno) = sent.uncut {
+                let error = std::io::Error::from_raw_os_error(errno);
+                tracing::info!(%error, "UDP_SEGMENT is refused: datagrams go one by one for a while");
                 self.segmenting.refused();
                 stats.segmenting_refused.fetch_add(1, Ordering::Relaxed);
             }

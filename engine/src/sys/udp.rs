@@ -36,8 +36,8 @@ pub(crate) struct SendOutcome {
     pub refused: u64,
     /// Of the datagrams taken, those that the kernel was left to cut.
     pub segmented: u64,
-    /// The kernel does not cut on this path.
-    pub is_uncut: bool,
+    /// The kernel does not cut on this path: its answer.
+    pub uncut: Option<i32>,
 }
 
 /// Says whether a UDP socket's datagrams may become IP fragments. If not, one that the path is
@@ -107,11 +107,11 @@ pub(crate) fn send_datagrams(
                     Some(libc::EINTR) => {}
                     // One by one, it will be seen which is too large.
                     Some(libc::EMSGSIZE) if is_segmented => may_segment = false,
-                    Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOPROTOOPT)
-                        if is_segmented =>
-                    {
+                    Some(
+                        errno @ (libc::EIO | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOPROTOOPT),
+                    ) if is_segmented => {
                         may_segment = false;
-                        outcome.is_uncut = true;
+                        outcome.uncut = Some(errno);
                     }
                     Some(libc::EMSGSIZE) => {
                         outcome.too_large = Some(next);
@@ -219,15 +219,17 @@ mod tests {
                 end
             })
             .collect();
-        for (ends, may_segment, segmented) in
-            [(&all_differ, true, 0), (&mostly_alike, true, 46 + 24 + 31), (&mostly_alike, false, 0)]
-        {
+        for (ends, may_segment, segmented) in [
+            (&all_differ, true, 0),
+            (&mostly_alike, true, 71 + 2 + 31 + 3),
+            (&mostly_alike, false, 0),
+        ] {
             let (sender, receiver) = pair();
             let last = *ends.last().unwrap();
             let bytes: Vec<u8> = (0..last).map(|n| u8::try_from(n % 251).unwrap()).collect();
             let outcome = send_datagrams(&sender, &bytes, ends, 0, may_segment, &mut 4);
             assert_eq!((outcome.datagrams, outcome.bytes), (ends.len() as u64, last as u64));
-            assert!(outcome.failed.is_empty() && !outcome.is_uncut);
+            assert!(outcome.failed.is_empty() && outcome.uncut.is_none());
             assert_eq!(outcome.segmented, segmented);
             let mut buffer = [0; 2048];
             let mut start = 0;
@@ -248,7 +250,7 @@ mod tests {
         let ends: Vec<usize> = (1..=20).map(|n| n * 1000).collect();
         let bytes: Vec<u8> = (0..20_000).map(|n| u8::try_from(n % 251).unwrap()).collect();
         let outcome = send_datagrams(&sender, &bytes, &ends, 0, true, &mut 4);
-        assert_eq!((outcome.datagrams, outcome.segmented, outcome.is_uncut), (20, 0, true));
+        assert_eq!((outcome.datagrams, outcome.segmented, outcome.uncut.is_some()), (20, 0, true));
         assert_eq!((outcome.failed.len(), outcome.too_large), (0, None));
         let mut buffer = [0; 2048];
         for n in 0..20 {
