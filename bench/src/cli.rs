@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser, Subcommand};
 
 use crate::error::Error;
-use crate::net::{capture, forward, harm, libpcap};
+use crate::net::{capture, forward, harm, latency, libpcap};
 use crate::record::{Figure, Record};
 use crate::{callgrind, compare, pipeline, report, table};
 
@@ -51,6 +51,11 @@ enum What {
     },
     /// What a tap costs the traffic that it sees: unwanted frames, iperf3 (root)
     Harm {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// From a frame's stamp to its datagram, for each --latency preset (root)
+    Latency {
         #[command(flatten)]
         common: Common,
     },
@@ -117,6 +122,10 @@ impl Common {
         Duration::from_millis(if self.quick { 500 } else { 1500 })
     }
 
+    fn podtap(&self) -> Result<PathBuf, Error> {
+        std::path::absolute(&self.podtap).map_err(Error::file(&self.podtap))
+    }
+
     fn record(&self, command: &str, has_traffic: bool, figures: Vec<Figure>) -> Result<(), Error> {
         let mut settings = vec![("rounds", self.rounds().to_string())];
         if has_traffic {
@@ -149,12 +158,14 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         What::Capture { common } => one("capture", &common, false, &mut say),
         What::Forward { common, peer } => forward(&common, peer, &mut say),
         What::Harm { common } => one("harm", &common, false, &mut say),
+        What::Latency { common } => one("latency", &common, false, &mut say),
         What::All { common } => {
             for step in ["pipeline", "table", "capture"] {
                 one(step, &common, true, &mut say)?;
             }
             forward(&common, None, &mut say)?;
-            one("harm", &common, true, &mut say)
+            one("harm", &common, true, &mut say)?;
+            one("latency", &common, true, &mut say)
         }
         What::Compare { revision_a, revision_b, rounds } => {
             let revisions = [revision_a.as_str(), revision_b.as_str()];
@@ -183,12 +194,16 @@ fn one(
         }
         "table" => common.record(step, false, table::measure(rounds, say)?),
         "capture" => common.record(step, true, capture::measure(rounds, time, say)?),
-        _ => common.record("harm", true, harm::measure(&common.podtap, rounds, time, say)?),
+        "latency" => {
+            let figures = latency::measure(&common.podtap()?, rounds, time, say)?;
+            common.record(step, true, figures)
+        }
+        _ => common.record("harm", true, harm::measure(&common.podtap()?, rounds, time, say)?),
     }
 }
 
 fn forward(common: &Common, peer: Option<String>, say: &mut dyn FnMut(&str)) -> Result<(), Error> {
-    let podtap = std::path::absolute(&common.podtap).map_err(Error::file(&common.podtap))?;
+    let podtap = common.podtap()?;
     let options = forward::Options { podtap, peer, rounds: common.rounds(), time: common.time() };
     common.record("forward", true, forward::measure(&options, say)?)
 }

@@ -26,7 +26,7 @@ mod tests {
         ["EXTRAHOP_SENSOR_IP", "RPCAPD_TARGET_PORT", "PODNET", "SVCNET", "INTERFACE"];
     /// Flags of `podtap run`, from the contract of the command line; each has a variable
     /// `PODTAP_<FLAG>`.
-    const RUN_FLAGS: [&str; 35] = [
+    const RUN_FLAGS: [&str; 36] = [
         "--interface",
         "--sensor",
         "--port",
@@ -45,6 +45,7 @@ mod tests {
         "--encoding",
         "--datagram-bytes",
         "--flush-us",
+        "--latency",
         "--dedup-window-ms",
         "--ignore-dscp",
         "--dedup-memory",

@@ -8,6 +8,7 @@ pub mod capture;
 pub mod forward;
 pub mod generator;
 pub mod harm;
+pub mod latency;
 pub mod libpcap;
 pub mod loops;
 pub mod namespace;

@@ -183,6 +183,12 @@ pub const SETTINGS: &[Setting] = &[
         "auto",
         "Most bytes of UDP payload a datagram; auto is what the path takes unfragmented (1472 at most if the sensor is not known to take more), while plain datagrams are as large as their frame and may be fragmented; with N, plain frames are cut to fit",
     ),
+    setting(
+        "latency",
+        "PRESET",
+        "balanced",
+        "low, balanced or throughput: how long frames may wait (--flush-us, --block-timeout-ms), for fewer wake-ups; a flag of their own wins",
+    ),
     setting("flush-us", "N", "1000", "Longest time that a partial datagram waits, microseconds"),
     setting(
         "dedup-window-ms",
@@ -249,6 +255,8 @@ pub enum Origin {
     Variable(String),
     /// This option or line of the reference's, as a person would name it.
     Rpcapd(String),
+    /// This preset of `--latency`.
+    Preset(&'static str),
     /// Nothing was given.
     Default,
 }
@@ -268,6 +276,27 @@ pub(super) struct Secret(pub(super) String);
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Secret(..)")
+    }
+}
+
+/// What `--latency` means for settings that nobody gave: preset, flag, value. What it does not name
+/// stays as it is.
+const PRESETS: &[(&str, &str, &str)] = &[
+    ("low", "flush-us", "100"),
+    ("throughput", "flush-us", "4000"),
+    ("throughput", "block-timeout-ms", "4"),
+];
+
+/// Puts the preset's values where there are only defaults.
+fn preset(resolved: &mut [(&'static Setting, String, Origin)]) {
+    let chosen = resolved.iter().find(|(setting, ..)| setting.flag == "latency");
+    let Some(chosen) = chosen.map(|(_, text, _)| text.trim().to_owned()) else { return };
+    for (setting, text, origin) in resolved.iter_mut().filter(|(.., origin)| *origin == Origin::Default) {
+        let found = PRESETS.iter().find(|(name, flag, _)| *name == chosen && *flag == setting.flag);
+        if let Some((name, _, value)) = found {
+            *text = (*value).into();
+            *origin = Origin::Preset(name);
+        }
     }
 }
 
@@ -338,6 +367,7 @@ impl Settings {
             }
             resolved.push(found.unwrap_or((setting, setting.default.into(), Origin::Default)));
         }
+        preset(&mut resolved);
         let password = match variable(PASSWORD_VARIABLE).filter(|value| !value.is_empty()) {
             Some(value) => Some(value.into_string().map_err(|_not_utf8| super::ConfigError {
                 setting: PASSWORD_VARIABLE.into(),
@@ -374,7 +404,7 @@ impl Settings {
     pub(super) fn named(&self, flag: &str) -> String {
         match &self.entry(flag).2 {
             Origin::Variable(name) | Origin::Rpcapd(name) => name.clone(),
-            Origin::Flag | Origin::Default => format!("--{flag}"),
+            Origin::Flag | Origin::Default | Origin::Preset(_) => format!("--{flag}"),
         }
     }
 
@@ -392,6 +422,7 @@ impl Settings {
                 Origin::Flag => "command line".into(),
                 Origin::Variable(name) => format!("environment, {name}"),
                 Origin::Rpcapd(name) => name.clone(),
+                Origin::Preset(name) => format!("--latency {name}"),
                 Origin::Default => "default".into(),
             };
             text.push_str(&format!("{:<18} {value:<32} # {origin}\n", setting.flag));
@@ -429,6 +460,22 @@ mod tests {
         assert_eq!(of(&[], &all[1..]), ("10.2.0.0/16".into(), Origin::Variable("PODNET".into())));
         assert_eq!(of(&[], &[("PODTAP_PODNET", ""), all[1]]).0, "10.2.0.0/16", "empty is unset");
         assert_eq!(of(&[], &[]), (String::new(), Origin::Default));
+    }
+
+    #[test]
+    fn a_preset_gives_way_to_what_was_given() {
+        let of = |args: &[&str], variables: &[(&str, &str)]| {
+            let settings = Settings::from_parts(args, variables).unwrap();
+            ["flush-us", "block-timeout-ms"].map(|flag| settings.text(flag).to_owned())
+        };
+        assert_eq!(of(&[], &[]), ["1000", "1"]);
+        assert_eq!(of(&["--latency", "balanced"], &[]), ["1000", "1"]);
+        assert_eq!(of(&["--latency", "low"], &[]), ["100", "1"]);
+        assert_eq!(of(&[], &[("PODTAP_LATENCY", " throughput ")]), ["4000", "4"]);
+        let given = [("PODTAP_BLOCK_TIMEOUT_MS", "2")];
+        assert_eq!(of(&["--latency", "throughput", "--flush-us", "7"], &given), ["7", "2"].map(String::from));
+        let text = Settings::from_parts(&["--latency", "low"], &[]).unwrap().to_text();
+        assert!(text.contains("# --latency low"), "{text}");
     }
 
     #[test]

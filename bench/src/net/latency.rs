@@ -1,0 +1,154 @@
+//! `bench latency`: from the kernel's stamp of a frame to the datagram that carries it, on the wire.
+//!
+//! ```text
+//! generator at a rate --> tap --> datagrams --tcpdump at the sink--> arrival - stamp of each one's first packet
+//! ```
+//!
+//! Both clocks are this machine's. The first packet that begins in a datagram is the one of it that waited longest.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::forward::Figures;
+use super::generator::{Sizes, send};
+use super::rig::{Rig, SINK};
+use super::tap::{Counts, Program, at_rest, check_program, flags, until};
+use crate::error::Error;
+use crate::record::Figure;
+
+const PRESETS: [&str; 3] = ["low", "balanced", "throughput"];
+/// Frames a second.
+const RATES: [(f64, &str); 2] = [(100_000.0, ""), (1_000.0, "-1kpps")];
+/// Ethernet, IPv4 and UDP.
+const HEADERS: usize = 14 + 20 + 8;
+
+/// Milliseconds, ascending.
+fn latencies(file: &[u8]) -> Vec<f64> {
+    let word = |at: usize| -> Option<u32> {
+        Some(u32::from_le_bytes(file.get(at..at + 4)?.try_into().ok()?))
+    };
+    let mut found = Vec::new();
+    let mut at = 24;
+    while let (Some(seconds), Some(nanos), Some(len)) = (word(at), word(at + 4), word(at + 8)) {
+        let len = len as usize;
+        let Some(packet) = file.get(at + 16..at + 16 + len) else { break };
+        at += 16 + len;
+        if let Some(stamp) = packet.get(HEADERS..).and_then(first_stamp) {
+            let arrival = f64::from(seconds) + f64::from(nanos) / 1e9;
+            found.push((arrival - stamp) * 1e3);
+        }
+    }
+    found.sort_by(f64::total_cmp);
+    found
+}
+
+/// Seconds of the first packet that begins in a datagram of the stream form.
+fn first_stamp(datagram: &[u8]) -> Option<f64> {
+    let field = |at: usize| -> Option<u32> {
+        Some(u32::from_be_bytes(datagram.get(at..at + 4)?.try_into().ok()?))
+    };
+    let first = usize::from(u16::from_be_bytes([*datagram.get(2)?, *datagram.get(3)?]));
+    if datagram[..2] != [0, 110] || first == 0xffff {
+        return None;
+    }
+    Some(f64::from(field(first)?) + f64::from(field(first + 4)?) / 1e6)
+}
+
+fn quantile(sorted: &[f64], of: f64) -> f64 {
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a place in a list"
+    )]
+    let at = (of * (sorted.len() - 1) as f64) as usize;
+    sorted[at]
+}
+
+/// The figures of `rounds` rounds.
+///
+/// # Errors
+///
+/// Without root, podtap or tcpdump.
+pub fn measure(
+    podtap: &Path,
+    rounds: usize,
+    time: Duration,
+    say: &mut dyn FnMut(&str),
+) -> Result<Vec<Figure>, Error> {
+    check_program(podtap)?;
+    let rig = Rig::new()?;
+    let folder = tempfile::tempdir().map_err(Error::call("a temporary folder"))?;
+    let file = folder.path().join("datagrams.pcap");
+    let podtap = podtap.display();
+    let mut figures = Figures::default();
+    let mut first = 1u32;
+    for round in 1..=rounds {
+        say(&format!("latency: round {round} of {rounds}"));
+        for preset in PRESETS {
+            for (rate, suffix) in RATES {
+                let sensor = format!("{podtap} sensor --listen {SINK}:2003 --write /dev/null");
+                let _sensor = Program::start(&rig.sink, 0, &sensor)?;
+                let tap = format!(
+                    "{podtap} run --sensor {SINK} --interface tap0 --latency {preset} {}",
+                    flags()
+                );
+                let _tap = Program::start(&rig.node, 1, &tap)?;
+                until("the tap has a capture", || Ok(Counts::read(&rig.node)?.sessions == 1))?;
+                let dump = format!(
+                    "tcpdump -i snk0 -w {} -s 256 -B 16384 -U --time-stamp-precision=nano udp dst port not 9",
+                    file.display()
+                );
+                let dumping = Program::start(&rig.sink, 0, &dump)?;
+                until("tcpdump writes", || Ok(file.metadata().is_ok_and(|it| it.len() >= 24)))?;
+                first = first.wrapping_add(1 << 24);
+                let number = first;
+                rig.generator.run(move || {
+                    send("gen0", Sizes::Fixed(64), Some(rate), time, number)
+                })??;
+                at_rest(&rig.node)?;
+                drop(dumping);
+                let bytes = std::fs::read(&file).map_err(Error::file(&file))?;
+                std::fs::remove_file(&file).map_err(Error::file(&file))?;
+                let found = latencies(&bytes);
+                if found.len() < 100 {
+                    return Err(Error::Unbelievable(format!("{} datagrams were seen", found.len())));
+                }
+                for (name, of) in [("p50", 0.5), ("p99", 0.99)] {
+                    let name = format!("latency/{preset}{suffix}/{name}-ms");
+                    figures.add(&name, "ms", quantile(&found, of));
+                }
+            }
+        }
+    }
+    figures.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datagrams_first_packet_tells_its_stamp() {
+        let mut datagram = vec![0, 110, 0, 12, 0, 0, 0, 1, 9, 9, 9, 9];
+        assert_eq!(first_stamp(&datagram), None, "cut before it");
+        datagram.extend(5u32.to_be_bytes());
+        datagram.extend(250_000u32.to_be_bytes());
+        assert_eq!(first_stamp(&datagram), Some(5.25));
+        datagram[2..4].copy_from_slice(&[0xff, 0xff]);
+        assert_eq!(first_stamp(&datagram), None, "no packet begins there");
+        let mut file = vec![0; 24];
+        datagram[2..4].copy_from_slice(&[0, 12]);
+        let packet = [&[0; HEADERS][..], &datagram].concat();
+        for nanos in [251_000_000u32, 250_500_000] {
+            let len = u32::try_from(packet.len()).unwrap();
+            for word in [5, nanos, len, len] {
+                file.extend(word.to_le_bytes());
+            }
+            file.extend(&packet);
+        }
+        let found = latencies(&file);
+        assert!((found[0] - 0.5).abs() < 1e-6 && (found[1] - 1.0).abs() < 1e-6, "{found:?}");
+        assert_eq!(latencies(&file[..file.len() - 1]).len(), 1, "the end is missing");
+    }
+}
