@@ -221,7 +221,7 @@ mod tests {
             .collect();
         for (ends, may_segment, segmented) in [
             (&all_differ, true, 0),
-            (&mostly_alike, true, 71 + 2 + 31 + 3),
+            (&mostly_alike, true, 46 + 25 + 3 + 30 + 2 + 2),
             (&mostly_alike, false, 0),
         ] {
             let (sender, receiver) = pair();

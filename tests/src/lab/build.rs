@@ -110,7 +110,10 @@ impl Lab {
             if spec.big_tcp {
                 big_tcp::over_ipv4(host, &self.veths_of(host))?;
             }
-            node.map_or(Ok(()), |number| nat::prepare_node(spec, number))
+            let Some(number) = node else { return Ok(()) };
+            // A veth would take the tap's UDP_SEGMENT uncut; a wire carries datagrams.
+            host.exec(["ethtool", "-K", "eth0", "tx-udp-segmentation", "off"])?;
+            nat::prepare_node(spec, number)
         })?;
         self.relays = self.relays().iter().map(Relay::start).collect::<Result<_, _>>()?;
         Ok(())
