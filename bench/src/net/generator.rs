@@ -80,10 +80,13 @@ pub fn send(
     let socket = open(interface).map_err(Error::call(format!("a packet socket on {interface}")))?;
     let mut frames: Vec<Vec<u8>> =
         (0..PER_CALL * MIX.len()).map(|n| frame(n, sizes.of(n))).collect();
+    // At a rate, no burst is longer than a tenth of a millisecond.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+    let per_call = rate.map_or(PER_CALL, |rate| (rate / 10_000.0).clamp(1.0, 64.0) as usize);
     let (mut number, mut sent) = (first, 0u64);
     let started = Instant::now();
     while started.elapsed() < time {
-        for group in frames.chunks_mut(PER_CALL) {
+        for group in frames.chunks_mut(per_call) {
             for frame in &mut *group {
                 renew(frame, number);
                 number = number.wrapping_add(1);

@@ -291,7 +291,9 @@ const PRESETS: &[(&str, &str, &str)] = &[
 fn preset(resolved: &mut [(&'static Setting, String, Origin)]) {
     let chosen = resolved.iter().find(|(setting, ..)| setting.flag == "latency");
     let Some(chosen) = chosen.map(|(_, text, _)| text.trim().to_owned()) else { return };
-    for (setting, text, origin) in resolved.iter_mut().filter(|(.., origin)| *origin == Origin::Default) {
+    for (setting, text, origin) in
+        resolved.iter_mut().filter(|(.., origin)| *origin == Origin::Default)
+    {
         let found = PRESETS.iter().find(|(name, flag, _)| *name == chosen && *flag == setting.flag);
         if let Some((name, _, value)) = found {
             *text = (*value).into();
@@ -473,7 +475,10 @@ mod tests {
         assert_eq!(of(&["--latency", "low"], &[]), ["100", "1"]);
         assert_eq!(of(&[], &[("PODTAP_LATENCY", " throughput ")]), ["4000", "4"]);
         let given = [("PODTAP_BLOCK_TIMEOUT_MS", "2")];
-        assert_eq!(of(&["--latency", "throughput", "--flush-us", "7"], &given), ["7", "2"].map(String::from));
+        assert_eq!(
+            of(&["--latency", "throughput", "--flush-us", "7"], &given),
+            ["7", "2"].map(String::from)
+        );
         let text = Settings::from_parts(&["--latency", "low"], &[]).unwrap().to_text();
         assert!(text.contains("# --latency low"), "{text}");
     }
