@@ -22,8 +22,8 @@ const MOST_BYTES: usize = 65_000;
 const LEAST: usize = 2;
 
 /// How many datagrams from `next` on go out alike, and whether one call may send them: those of one
-/// size, to which a last one that is shorter may belong.
-pub(super) fn stretch(ends: &[usize], next: usize) -> (usize, bool) {
+/// size, `largest` at most, to which a last one that is shorter may belong.
+pub(super) fn stretch(ends: &[usize], next: usize, largest: usize) -> (usize, bool) {
     let mut start = if next == 0 { 0 } else { ends[next - 1] };
     let first = start;
     let size = ends[next] - start;
@@ -40,7 +40,7 @@ pub(super) fn stretch(ends: &[usize], next: usize) -> (usize, bool) {
         }
     }
     // One that is too large for a call of several goes alone.
-    (count.max(1), count >= LEAST)
+    (count.max(1), count >= LEAST && size <= largest)
 }
 
 /// Aligned as a `cmsghdr`, with room for one number.
@@ -111,10 +111,12 @@ mod tests {
             (&[65_507, 65_507], (1, false)),
             (&[30_000, 30_000, 30_000], (2, true)),
         ] {
-            assert_eq!(stretch(&ends(lens), 0), said, "{lens:?}");
+            assert_eq!(stretch(&ends(lens), 0, 60_000), said, "{lens:?}");
         }
-        assert_eq!(stretch(&ends(&[1, 100, 100, 100, 100, 100]), 1), (5, true), "from any place");
-        assert_eq!(stretch(&ends(&[100; 200]), 0), (MOST, true));
-        assert_eq!(stretch(&ends(&[1472; 60]), 0), (44, true));
+        let six = ends(&[1, 100, 100, 100, 100, 100]);
+        assert_eq!(stretch(&six, 1, 100), (5, true), "from any place");
+        assert_eq!(stretch(&six, 1, 99), (5, false), "larger than the path takes");
+        assert_eq!(stretch(&ends(&[100; 200]), 0, 1472), (MOST, true));
+        assert_eq!(stretch(&ends(&[1472; 60]), 0, 1472), (44, true));
     }
 }

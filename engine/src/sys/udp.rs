@@ -68,14 +68,14 @@ pub(crate) fn path_mtu(socket: impl AsFd, is_v6: bool) -> io::Result<usize> {
 }
 
 /// Sends `bytes`, cut at `ends`, from datagram `from` on, on a connected non-blocking socket, several
-/// of one size by one call where `may_segment` and the kernel allows it. Waits for a full socket a
+/// of one size, `segment_most` at most, by one call where the kernel allows it. Waits for a full socket a
 /// millisecond each of `waits`, which it counts down; what the kernel refuses is in the outcome.
 pub(crate) fn send_datagrams(
     socket: &impl AsFd,
     bytes: &[u8],
     ends: &[usize],
     from: usize,
-    mut may_segment: bool,
+    mut segment_most: usize,
     waits: &mut u32,
 ) -> SendOutcome {
     let mut outcome = SendOutcome::default();
@@ -83,7 +83,7 @@ pub(crate) fn send_datagrams(
     // An ICMP error about an earlier datagram is reported at the next send, which did not happen.
     let mut asynchronous_errors = 8;
     while next < ends.len() {
-        let (count, is_segmented) = plan(ends, next, may_segment);
+        let (count, is_segmented) = plan(ends, next, segment_most);
         let sent = match is_segmented {
             true => {
                 let start = if next == 0 { 0 } else { ends[next - 1] };
@@ -106,11 +106,11 @@ pub(crate) fn send_datagrams(
                 match error.raw_os_error() {
                     Some(libc::EINTR) => {}
                     // One by one, it will be seen which is too large.
-                    Some(libc::EMSGSIZE) if is_segmented => may_segment = false,
+                    Some(libc::EMSGSIZE) if is_segmented => segment_most = 0,
                     Some(
                         errno @ (libc::EIO | libc::EINVAL | libc::EOPNOTSUPP | libc::ENOPROTOOPT),
                     ) if is_segmented => {
-                        may_segment = false;
+                        segment_most = 0;
                         outcome.uncut = Some(errno);
                     }
                     Some(libc::EMSGSIZE) => {
@@ -137,13 +137,13 @@ pub(crate) fn send_datagrams(
 }
 
 /// How many datagrams the next call sends, and whether as one for the kernel to cut.
-fn plan(ends: &[usize], next: usize, may_segment: bool) -> (usize, bool) {
-    if !may_segment {
+fn plan(ends: &[usize], next: usize, segment_most: usize) -> (usize, bool) {
+    if segment_most == 0 {
         return (PER_CALL.min(ends.len() - next), false);
     }
-    let (mut count, is_segmented) = stretch(ends, next);
+    let (mut count, is_segmented) = stretch(ends, next, segment_most);
     while !is_segmented && count < PER_CALL && next + count < ends.len() {
-        let (more, is_segmented) = stretch(ends, next + count);
+        let (more, is_segmented) = stretch(ends, next + count, segment_most);
         if is_segmented {
             break;
         }
@@ -219,15 +219,16 @@ mod tests {
                 end
             })
             .collect();
-        for (ends, may_segment, segmented) in [
-            (&all_differ, true, 0),
-            (&mostly_alike, true, 46 + 25 + 3 + 30 + 2 + 2),
-            (&mostly_alike, false, 0),
+        for (ends, segment_most, segmented) in [
+            (&all_differ, 1472, 0),
+            (&mostly_alike, 1472, 46 + 25 + 3 + 30 + 2 + 2),
+            (&mostly_alike, 899, 30 + 2 + 2),
+            (&mostly_alike, 0, 0),
         ] {
             let (sender, receiver) = pair();
             let last = *ends.last().unwrap();
             let bytes: Vec<u8> = (0..last).map(|n| u8::try_from(n % 251).unwrap()).collect();
-            let outcome = send_datagrams(&sender, &bytes, ends, 0, may_segment, &mut 4);
+            let outcome = send_datagrams(&sender, &bytes, ends, 0, segment_most, &mut 4);
             assert_eq!((outcome.datagrams, outcome.bytes), (ends.len() as u64, last as u64));
             assert!(outcome.failed.is_empty() && outcome.uncut.is_none());
             assert_eq!(outcome.segmented, segmented);
@@ -249,7 +250,7 @@ mod tests {
         set_option(&sender, libc::SOL_SOCKET, libc::SO_NO_CHECK, &on).unwrap();
         let ends: Vec<usize> = (1..=20).map(|n| n * 1000).collect();
         let bytes: Vec<u8> = (0..20_000).map(|n| u8::try_from(n % 251).unwrap()).collect();
-        let outcome = send_datagrams(&sender, &bytes, &ends, 0, true, &mut 4);
+        let outcome = send_datagrams(&sender, &bytes, &ends, 0, 1472, &mut 4);
         assert_eq!((outcome.datagrams, outcome.segmented, outcome.uncut.is_some()), (20, 0, true));
         assert_eq!((outcome.failed.len(), outcome.too_large), (0, None));
         let mut buffer = [0; 2048];
@@ -263,7 +264,7 @@ mod tests {
     fn what_is_too_large_is_named_and_nothing_behind_it_is_sent() {
         let (sender, receiver) = pair();
         let bytes = vec![1; 70_020];
-        let outcome = send_datagrams(&sender, &bytes, &[10, 70_010, 70_020], 0, true, &mut 4);
+        let outcome = send_datagrams(&sender, &bytes, &[10, 70_010, 70_020], 0, 1472, &mut 4);
         assert_eq!((outcome.datagrams, outcome.bytes), (1, 10));
         assert!(outcome.failed.is_empty());
         assert_eq!(outcome.too_large, Some(1));
@@ -290,9 +291,9 @@ mod tests {
         let (sender, receiver) = pair();
         let port = receiver.local_addr().unwrap();
         drop(receiver);
-        send_datagrams(&sender, &[1; 10], &[10], 0, true, &mut 4); // answered by ICMP port unreachable
+        send_datagrams(&sender, &[1; 10], &[10], 0, 1472, &mut 4); // answered by ICMP port unreachable
         let receiver = UdpSocket::bind(port).unwrap();
-        let outcome = send_datagrams(&sender, &[2; 10], &[10], 0, true, &mut 4);
+        let outcome = send_datagrams(&sender, &[2; 10], &[10], 0, 1472, &mut 4);
         assert_eq!((outcome.datagrams, outcome.failed.len()), (1, 0));
         assert_eq!(outcome.refused, 1, "the refusal is told");
         let mut buffer = [0; 64];
