@@ -6,7 +6,7 @@
 
 use std::hint::black_box;
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use engine::dedup::Fingerprinter;
 use engine::pipeline::Pipeline;
@@ -40,36 +40,44 @@ pub(super) fn share(source: &MemorySource) -> Result<(f64, f64), Error> {
     }
 }
 
-/// What two pinned threads do together over what one does: work of one, twice, in the time of both.
+/// What two pinned threads do together over what one does: work of one, twice, in the time of both. The
+/// median of passes, each of which has both cores alone and together, so that what slows all of them for a
+/// while, or one core, makes no difference.
 fn two_against_one<T: Sync>(prepare: impl Fn() -> T, work: impl Fn(&T, usize) + Sync) -> f64 {
+    let time = |workers: &[usize]| slowest(workers, &prepare(), &work).as_secs_f64();
+    let gains: Vec<_> = (0..PASSES)
+        .map(|_| {
+            let together = time(&[0, 1]);
+            (time(&[0]) + time(&[1])) / together
+        })
+        .collect();
+    median(&gains).unwrap_or_default()
+}
+
+/// How long the slowest of these workers takes, each on its core.
+fn slowest<T: Sync>(
+    workers: &[usize],
+    prepared: &T,
+    work: &(impl Fn(&T, usize) + Sync),
+) -> Duration {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
-    let time = |workers: usize| {
-        let mut times = Vec::new();
-        for _ in 0..PASSES {
-            let (prepared, barrier) = (prepare(), Barrier::new(workers));
-            let slowest = std::thread::scope(|scope| {
-                let threads: Vec<_> = (0..workers)
-                    .map(|worker| {
-                        let (prepared, barrier, work) = (&prepared, &barrier, &work);
-                        // One alone runs where it runs beside the other.
-                        let core = cores.get(worker).copied();
-                        scope.spawn(move || {
-                            core.map(core_affinity::set_for_current);
-                            barrier.wait();
-                            let started = Instant::now();
-                            work(prepared, worker);
-                            started.elapsed()
-                        })
-                    })
-                    .collect();
-                threads.into_iter().map(|it| it.join().expect("no panic")).max()
-            });
-            times.push(slowest.unwrap_or_default().as_secs_f64());
-        }
-        median(&times).unwrap_or_default()
-    };
-    let (one, two) = (time(1), time(2));
-    2.0 * one / two
+    let barrier = Barrier::new(workers.len());
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = workers
+            .iter()
+            .map(|worker| {
+                let (barrier, core) = (&barrier, cores.get(*worker).copied());
+                scope.spawn(move || {
+                    core.map(core_affinity::set_for_current);
+                    barrier.wait();
+                    let started = Instant::now();
+                    work(prepared, *worker);
+                    started.elapsed()
+                })
+            })
+            .collect();
+        threads.into_iter().map(|it| it.join().expect("no panic")).max().unwrap_or_default()
+    })
 }
 
 /// Work of registers alone.
@@ -83,8 +91,6 @@ fn spin(count: u32) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
