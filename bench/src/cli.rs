@@ -1,14 +1,17 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::all::{Options, STEPS, Step, check};
+use crate::compare;
 use crate::error::Error;
-use crate::net::{capture, forward, harm, latency, libpcap};
+use crate::net::libpcap;
+use crate::pipeline::callgrind;
 use crate::record::{Figure, Record};
-use crate::{callgrind, compare, pipeline, report, table};
+use crate::report;
 
 /// Measures podtap, and what it is compared with, in one run. Every figure is the median of its rounds.
 #[derive(Debug, Parser)]
@@ -20,18 +23,21 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// The pipeline alone, from memory: ns and instructions a frame, two workers, allocations
+    /// The pipeline alone, from memory: ns and instructions a packet, by stage; two workers, allocations
     Pipeline {
         #[command(flatten)]
         common: Common,
         /// Count no instructions.
         #[arg(long)]
         no_callgrind: bool,
-        /// One pass of this workload, for callgrind.
-        #[arg(long, hide = true, value_name = "WORKLOAD")]
+        /// Measure, too, what the choice between two sensors by flow adds.
+        #[arg(long)]
+        balance: bool,
+        /// One pass of this workload, or of a stage of it, for callgrind.
+        #[arg(long, hide = true, value_name = "WORKLOAD[/STAGE]")]
         callgrind: Option<String>,
     },
-    /// The dedup table alone, beside papaya, dashmap and scc
+    /// The dedup table alone, 1 to all cores, beside papaya, dashmap and scc
     Table {
         #[command(flatten)]
         common: Common,
@@ -45,9 +51,8 @@ enum What {
     Forward {
         #[command(flatten)]
         common: Common,
-        /// Another tap that speaks active mode: its command line with {iface}, {sensor}, {port}.
-        #[arg(long, value_name = "COMMAND")]
-        peer: Option<String>,
+        #[command(flatten)]
+        peer: Peer,
     },
     /// What a tap costs the traffic that it sees: unwanted frames, iperf3 (root)
     Harm {
@@ -63,26 +68,33 @@ enum What {
     All {
         #[command(flatten)]
         common: Common,
+        #[command(flatten)]
+        peer: Peer,
     },
-    /// Two revisions' pipelines in turn
+    /// Two revisions' pipelines in turn; a difference is one that is larger than their spreads
     Compare {
         /// A commit, branch or tag.
         revision_a: String,
         /// The other one.
         revision_b: String,
-        /// Rounds of each.
-        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
-        rounds: u16,
+        #[command(flatten)]
+        rounds: Rounds,
+        /// Where the record goes.
+        #[arg(long, default_value = "target/bench/compare")]
+        out: PathBuf,
+        /// The record on standard output, too.
+        #[arg(long)]
+        json: bool,
     },
-    /// The records of --out as PERF.md's tables and chart
+    /// The records of --out as PERF.md's tables and charts
     Report {
         /// Where the records are.
-        #[arg(long, default_value = "target/bench/records")]
+        #[arg(long, default_value = RECORDS)]
         out: PathBuf,
         /// The file with the markers.
         #[arg(long, default_value = "PERF.md")]
         perf: PathBuf,
-        /// Where the chart goes.
+        /// Where the charts go.
         #[arg(long, default_value = "docs/perf")]
         charts: PathBuf,
     },
@@ -96,49 +108,96 @@ enum What {
     },
 }
 
-#[derive(Clone, Debug, Args)]
-struct Common {
+const RECORDS: &str = "target/bench/records";
+
+#[derive(Clone, Copy, Debug, Args)]
+struct Rounds {
     /// Rounds; what is compared is measured in turn in each.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
     /// One round, short: to see that it works.
     #[arg(long, conflicts_with = "rounds")]
     quick: bool,
+}
+
+impl Rounds {
+    fn count(self) -> usize {
+        if self.quick { 1 } else { usize::from(self.rounds) }
+    }
+
+    /// Of one measurement with traffic.
+    fn time(self) -> Duration {
+        Duration::from_millis(if self.quick { 500 } else { 1500 })
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+struct Common {
+    #[command(flatten)]
+    rounds: Rounds,
     /// Where the records go.
-    #[arg(long, default_value = "target/bench/records")]
+    #[arg(long, default_value = RECORDS)]
     out: PathBuf,
+    /// The records on standard output, too.
+    #[arg(long)]
+    json: bool,
     /// The program that is measured.
     #[arg(long, default_value = "target/release/podtap")]
     podtap: PathBuf,
 }
 
+#[derive(Clone, Debug, Default, Args)]
+struct Peer {
+    /// Another tap that speaks active mode: its command line with {iface}, {sensor}, {port}.
+    #[arg(long, value_name = "COMMAND")]
+    peer: Option<String>,
+}
+
 impl Common {
-    fn rounds(&self) -> usize {
-        if self.quick { 1 } else { usize::from(self.rounds) }
+    fn options(&self) -> Result<Options, Error> {
+        Ok(Options {
+            podtap: std::path::absolute(&self.podtap).map_err(Error::file(&self.podtap))?,
+            rounds: self.rounds.count(),
+            time: self.rounds.time(),
+            callgrind: true,
+            balance: false,
+            peer: None,
+        })
     }
 
-    /// Of one measurement with traffic.
-    fn time(&self) -> Duration {
-        Duration::from_millis(if self.quick { 500 } else { 1500 })
-    }
-
-    fn podtap(&self) -> Result<PathBuf, Error> {
-        std::path::absolute(&self.podtap).map_err(Error::file(&self.podtap))
-    }
-
-    fn record(&self, command: &str, has_traffic: bool, figures: Vec<Figure>) -> Result<(), Error> {
-        let mut settings = vec![("rounds", self.rounds().to_string())];
-        if has_traffic {
-            settings.push(("seconds each", self.time().as_secs_f64().to_string()));
+    /// Takes these steps; the record of each is there before the next begins.
+    fn take(
+        &self,
+        steps: &[Step],
+        options: &Options,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<(), Error> {
+        check(steps, options)?;
+        for step in steps {
+            let figures = step.measure(options, say)?;
+            let mut settings = vec![("rounds", options.rounds.to_string())];
+            if step.has_traffic {
+                settings.push(("seconds each", options.time.as_secs_f64().to_string()));
+            }
+            settings.extend(options.peer.clone().map(|peer| ("peer", peer)));
+            for figure in &figures {
+                let Figure { name, unit, median, least, most, .. } = figure;
+                eprintln!("{name:<44} {median:>10.3} {unit:<12} {least:.3}..{most:.3}");
+            }
+            write(&Record::new(step.name, &settings, figures), &self.out, self.json)?;
         }
-        for figure in &figures {
-            let Figure { name, unit, median, least, most, .. } = figure;
-            eprintln!("{name:<44} {median:>10.3} {unit:<12} {least:.3}..{most:.3}");
-        }
-        let path = Record::new(command, &settings, figures).write(&self.out)?;
-        eprintln!("-> {}", path.display());
         Ok(())
     }
+}
+
+#[expect(clippy::print_stdout, reason = "what --json is for")]
+fn write(record: &Record, folder: &Path, json: bool) -> Result<(), Error> {
+    let path = record.write(folder)?;
+    eprintln!("-> {}", path.display());
+    if json {
+        println!("{}", record.json());
+    }
+    Ok(())
 }
 
 /// Does what the command line says.
@@ -149,63 +208,37 @@ impl Common {
 pub fn run(cli: Cli) -> Result<(), Error> {
     let started = Instant::now();
     let mut say = |step: &str| eprintln!("[{:5.1} s] {step}", started.elapsed().as_secs_f64());
+    let mut one = |name: &str, common: &Common| {
+        common.take(&[Step::named(name)?], &common.options()?, &mut say)
+    };
     match cli.command {
         What::Pipeline { callgrind: Some(name), .. } => callgrind::one_pass(&name),
-        What::Pipeline { common, no_callgrind, .. } => {
-            one("pipeline", &common, !no_callgrind, &mut say)
+        What::Pipeline { common, no_callgrind, balance, .. } => {
+            let options = Options { callgrind: !no_callgrind, balance, ..common.options()? };
+            common.take(&[Step::named("pipeline")?], &options, &mut say)
         }
-        What::Table { common } => one("table", &common, false, &mut say),
-        What::Capture { common } => one("capture", &common, false, &mut say),
-        What::Forward { common, peer } => forward(&common, peer, &mut say),
-        What::Harm { common } => one("harm", &common, false, &mut say),
-        What::Latency { common } => one("latency", &common, false, &mut say),
-        What::All { common } => {
-            for step in ["pipeline", "table", "capture"] {
-                one(step, &common, true, &mut say)?;
-            }
-            forward(&common, None, &mut say)?;
-            one("harm", &common, true, &mut say)?;
-            one("latency", &common, true, &mut say)
+        What::Table { common } => one("table", &common),
+        What::Capture { common } => one("capture", &common),
+        What::Forward { common, peer } => {
+            let options = Options { peer: peer.peer, ..common.options()? };
+            common.take(&[Step::named("forward")?], &options, &mut say)
         }
-        What::Compare { revision_a, revision_b, rounds } => {
+        What::Harm { common } => one("harm", &common),
+        What::Latency { common } => one("latency", &common),
+        What::All { common, peer } => {
+            common.take(&STEPS, &Options { peer: peer.peer, ..common.options()? }, &mut say)
+        }
+        What::Compare { revision_a, revision_b, rounds, out, json } => {
             let revisions = [revision_a.as_str(), revision_b.as_str()];
-            eprintln!("{}", compare::compare(revisions, usize::from(rounds), &mut say)?);
-            Ok(())
+            let comparison = compare::compare(revisions, rounds.count(), &mut say)?;
+            eprintln!("{}", comparison.text);
+            let [a, b] = comparison.commits;
+            let settings = [("rounds", rounds.count().to_string()), ("a", a), ("b", b)];
+            write(&Record::new("compare", &settings, comparison.figures), &out, json)
         }
         What::Report { out, perf, charts } => report::report(&out, &perf, &charts),
         What::LibpcapTap { interface, sensor } => libpcap::run(&interface, sensor),
     }
-}
-
-fn one(
-    step: &str,
-    common: &Common,
-    with_callgrind: bool,
-    say: &mut dyn FnMut(&str),
-) -> Result<(), Error> {
-    let (rounds, time) = (common.rounds(), common.time());
-    match step {
-        "pipeline" => {
-            let mut figures = pipeline::measure(rounds, say)?;
-            if with_callgrind {
-                figures.extend(callgrind::measure(say)?.into_iter().flatten());
-            }
-            common.record(step, false, figures)
-        }
-        "table" => common.record(step, false, table::measure(rounds, say)?),
-        "capture" => common.record(step, true, capture::measure(rounds, time, say)?),
-        "latency" => {
-            let figures = latency::measure(&common.podtap()?, rounds, time, say)?;
-            common.record(step, true, figures)
-        }
-        _ => common.record("harm", true, harm::measure(&common.podtap()?, rounds, time, say)?),
-    }
-}
-
-fn forward(common: &Common, peer: Option<String>, say: &mut dyn FnMut(&str)) -> Result<(), Error> {
-    let podtap = common.podtap()?;
-    let options = forward::Options { podtap, peer, rounds: common.rounds(), time: common.time() };
-    common.record("forward", true, forward::measure(&options, say)?)
 }
 
 #[cfg(test)]
@@ -220,5 +253,15 @@ mod tests {
         Cli::try_parse_from(["bench", "all", "--quick", "--rounds", "3"]).unwrap_err();
         Cli::try_parse_from(["bench", "compare", "main"]).unwrap_err();
         Cli::try_parse_from(["bench", "forward", "--peer", "x {iface}"]).unwrap();
+        Cli::try_parse_from(["bench", "all", "--quick", "--json", "--peer", "x"]).unwrap();
+    }
+
+    #[test]
+    fn every_step_is_a_subcommand() {
+        use clap::CommandFactory as _;
+        let command = Cli::command();
+        for step in STEPS {
+            assert!(command.find_subcommand(step.name).is_some(), "{}", step.name);
+        }
     }
 }

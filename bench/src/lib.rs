@@ -10,13 +10,16 @@
 #![warn(missing_docs)]
 
 pub mod aims;
-pub mod callgrind;
+pub mod all;
 pub mod cli;
 pub mod compare;
 pub mod error;
+pub mod interrupt;
+pub mod machine;
 pub mod net;
 pub mod pipeline;
 pub mod record;
 pub mod report;
+pub mod stats;
 pub mod table;
 pub mod workload;

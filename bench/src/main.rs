@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 use bench::cli::{Cli, run};
+use bench::error::Error;
+use bench::interrupt;
 use clap::Parser as _;
 
 /// So that `pipeline` can count allocations.
@@ -10,12 +12,13 @@ use clap::Parser as _;
 static ALLOCATOR: bench::pipeline::Counting = bench::pipeline::Counting;
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let cli = Cli::parse();
+    match interrupt::watch().and_then(|()| run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");
             ExitCode::from(match error {
-                bench::error::Error::Input(_) => 2,
+                Error::Input(_) => 2,
                 _ => 1,
             })
         }

@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::machine::machine;
+use crate::stats::median;
 
 /// Raised when what a field means changes.
 pub const SCHEMA: u32 = 1;
@@ -40,14 +41,36 @@ impl Figure {
     ///
     /// No sample, or one that is no number.
     pub fn new(name: &str, unit: &str, samples: Vec<f64>) -> Result<Self, Error> {
-        let mut sorted = samples.clone();
-        if sorted.is_empty() || sorted.iter().any(|sample| !sample.is_finite()) {
-            return Err(Error::Unbelievable(format!("{name}: samples {samples:?}")));
-        }
-        sorted.sort_by(f64::total_cmp);
-        let median = sorted[sorted.len() / 2];
-        let (least, most) = (sorted[0], sorted[sorted.len() - 1]);
+        let median = match median(&samples) {
+            Some(median) if samples.iter().all(|sample| sample.is_finite()) => median,
+            _ => return Err(Error::Unbelievable(format!("{name}: samples {samples:?}"))),
+        };
+        let least = samples.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = samples.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         Ok(Self { name: name.into(), unit: unit.into(), median, least, most, samples })
+    }
+}
+
+/// Samples by name, in the order of their first.
+#[derive(Debug, Default)]
+pub struct Figures(Vec<(String, &'static str, Vec<f64>)>);
+
+impl Figures {
+    /// One more.
+    pub fn add(&mut self, name: &str, unit: &'static str, sample: f64) {
+        match self.0.iter_mut().find(|(known, ..)| known == name) {
+            Some((.., samples)) => samples.push(sample),
+            None => self.0.push((name.into(), unit, vec![sample])),
+        }
+    }
+
+    /// The figures that they make.
+    ///
+    /// # Errors
+    ///
+    /// A sample that is no number.
+    pub fn finish(self) -> Result<Vec<Figure>, Error> {
+        self.0.into_iter().map(|(name, unit, samples)| Figure::new(&name, unit, samples)).collect()
     }
 }
 
@@ -88,9 +111,14 @@ impl Record {
     pub fn write(&self, folder: &Path) -> Result<PathBuf, Error> {
         fs::create_dir_all(folder).map_err(Error::file(folder))?;
         let path = folder.join(format!("{}.json", self.command));
-        let text = serde_json::to_string_pretty(self).expect("plain data");
-        fs::write(&path, text + "\n").map_err(Error::file(&path))?;
+        fs::write(&path, self.json() + "\n").map_err(Error::file(&path))?;
         Ok(path)
+    }
+
+    /// As it is written.
+    #[must_use]
+    pub fn json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("plain data")
     }
 
     /// All records of a folder, by command.
@@ -121,33 +149,6 @@ impl Record {
     }
 }
 
-fn machine() -> BTreeMap<String, String> {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let cpu = read("/proc/cpuinfo");
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let commit = std::env::var("PODTAP_COMMIT").ok().or_else(|| {
-        let git = |args: &[&str]| {
-            let output = Command::new("git").args(args).output().ok()?;
-            output
-                .status
-                .success()
-                .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-        };
-        let dirty = if git(&["status", "--porcelain", "-uno"])?.is_empty() { "" } else { "+" };
-        Some(git(&["rev-parse", "--short", "HEAD"])? + dirty)
-    });
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    [
-        ("commit", commit.unwrap_or_else(|| "unknown".into())),
-        ("kernel", read("/proc/sys/kernel/osrelease").trim().into()),
-        ("cpu", model.map_or_else(|| "unknown".into(), |(_, name)| name.into())),
-        ("cores", cores.to_string()),
-        ("load before", read("/proc/loadavg").split(' ').next().unwrap_or("").into()),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,8 +158,21 @@ mod tests {
         let figure = Figure::new("a/b", "ns", vec![5.0, 1.0, 9.0]).unwrap();
         assert_eq!((figure.median, figure.least, figure.most), (5.0, 1.0, 9.0));
         assert_eq!(figure.samples, [5.0, 1.0, 9.0]);
+        let even = Figure::new("a/b", "ns", vec![4.0, 1.0]).unwrap();
+        assert_eq!((even.median, even.least, even.most), (2.5, 1.0, 4.0));
         Figure::new("a/b", "ns", vec![]).unwrap_err();
         Figure::new("a/b", "ns", vec![1.0, f64::NAN]).unwrap_err();
+    }
+
+    #[test]
+    fn samples_of_a_name_are_one_figure() {
+        let mut figures = Figures::default();
+        for (name, sample) in [("a", 1.0), ("b", 5.0), ("a", 3.0)] {
+            figures.add(name, "ns", sample);
+        }
+        let figures = figures.finish().unwrap();
+        let names: Vec<_> = figures.iter().map(|figure| figure.name.as_str()).collect();
+        assert_eq!((names, figures[0].median), (vec!["a", "b"], 2.0));
     }
 
     #[test]

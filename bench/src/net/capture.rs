@@ -16,12 +16,11 @@ use engine::source::packet::{Geometry, PacketOptions, PacketSource};
 use engine::source::{Batch as _, Source as _, SourceStats};
 use engine::sys::Waker;
 
-use super::forward::Figures;
 use super::generator::{Sizes, send};
 use super::loops::thread_cpu;
 use super::rig::Rig;
 use crate::error::Error;
-use crate::record::Figure;
+use crate::record::{Figure, Figures};
 
 const SIZES: [usize; 3] = [64, 512, 1500];
 const RING_BYTES: u64 = 64 << 20;

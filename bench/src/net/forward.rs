@@ -15,7 +15,7 @@ use super::loops::{self, Loop};
 use super::rig::{Rig, SINK};
 use super::tap::{Counts, Program, at_rest, check_program, flags, until};
 use crate::error::Error;
-use crate::record::Figure;
+use crate::record::{Figure, Figures};
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -203,21 +203,4 @@ pub fn measure(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Vec<Figur
 /// The command line of the libpcap tap that is part of this program.
 fn libpcap_command(this: &Path) -> String {
     format!("{} libpcap-tap tap0 {SINK}:9", this.display())
-}
-
-/// Samples by name, in the order of their first.
-#[derive(Debug, Default)]
-pub(super) struct Figures(Vec<(String, &'static str, Vec<f64>)>);
-
-impl Figures {
-    pub(super) fn add(&mut self, name: &str, unit: &'static str, sample: f64) {
-        match self.0.iter_mut().find(|(known, ..)| known == name) {
-            Some((.., samples)) => samples.push(sample),
-            None => self.0.push((name.into(), unit, vec![sample])),
-        }
-    }
-
-    pub(super) fn finish(self) -> Result<Vec<Figure>, Error> {
-        self.0.into_iter().map(|(name, unit, samples)| Figure::new(&name, unit, samples)).collect()
-    }
 }

@@ -12,10 +12,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
+use crate::workload::MIX;
 
 const PER_CALL: usize = 64;
-/// Sizes of frames, in the proportions of a mix that is common in tests (7:4:1).
-const MIX: [usize; 12] = [64, 594, 64, 64, 594, 64, 594, 64, 64, 594, 64, 1518];
 
 /// What to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

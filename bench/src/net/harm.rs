@@ -11,12 +11,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::forward::Figures;
 use super::generator::{Sizes, send};
 use super::rig::Rig;
 use super::tap::{Counts, Program, check_program, flags, until};
 use crate::error::Error;
-use crate::record::Figure;
+use crate::record::{Figure, Figures};
 
 fn tap(rig: &Rig, podtap: &Path, more: &str) -> Result<Program, Error> {
     let line =

@@ -9,12 +9,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::forward::Figures;
 use super::generator::{Sizes, send};
 use super::rig::{Rig, SINK};
 use super::tap::{Counts, Program, at_rest, check_program, flags, until};
 use crate::error::Error;
-use crate::record::Figure;
+use crate::interrupt::Folder;
+use crate::record::{Figure, Figures};
 
 const PRESETS: [&str; 3] = ["low", "balanced", "throughput"];
 /// Frames a second.
@@ -83,7 +83,7 @@ pub fn measure(
 ) -> Result<Vec<Figure>, Error> {
     check_program(podtap)?;
     let rig = Rig::new()?;
-    let folder = tempfile::tempdir().map_err(Error::call("a temporary folder"))?;
+    let folder = Folder::new()?;
     let file = folder.path().join("datagrams.pcap");
     let podtap = podtap.display();
     let mut figures = Figures::default();

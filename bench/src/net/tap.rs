@@ -30,8 +30,9 @@ impl Program {
     pub fn start(namespace: &Namespace, core: usize, line: &str) -> Result<Self, Error> {
         let words: Vec<String> = line.split_whitespace().map(Into::into).collect();
         let child = namespace.run(move || {
-            Command::new("taskset")
-                .args(["-c", &core.to_string()])
+            // Also where nobody is left to drop it.
+            Command::new("setpriv")
+                .args(["--pdeathsig", "KILL", "taskset", "-c", &core.to_string()])
                 .args(words)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())

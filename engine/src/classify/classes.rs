@@ -109,7 +109,7 @@ const HIT: u64 = 1 << 8;
 
 /// The IPv4 addresses that a worker asked for lately; see the module.
 #[derive(Clone, Debug)]
-pub(crate) struct Recall {
+pub struct Recall {
     /// The classifier's number.
     of: u64,
     /// Address (32), nothing (23), `HIT` (1), classes (8); 0 is none.

@@ -36,7 +36,7 @@ use crate::stats::DropReason;
 use crate::wire::{Address, Headers, Network, PrefixSet, be16, ethertype, protocol};
 
 pub use candidate::Candidate;
-pub(crate) use classes::Recall;
+pub use classes::Recall;
 pub use own::OwnFlow;
 #[cfg(test)]
 pub(crate) use ports::tests::script as reference_script;
@@ -258,7 +258,7 @@ impl Classifier {
     ///
     /// As [`classify`](Self::classify).
     #[inline]
-    pub(crate) fn classify_with(
+    pub fn classify_with(
         &self,
         recall: &mut Recall,
         frame: &Frame<'_>,
@@ -270,7 +270,7 @@ impl Classifier {
     }
 
     /// Before frames are classified with `recall`.
-    pub(crate) fn begin(&self, recall: &mut Recall) {
+    pub fn begin(&self, recall: &mut Recall) {
         recall.begin(self.number);
     }
 

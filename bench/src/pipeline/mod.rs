@@ -2,24 +2,31 @@
 //!
 //! ```text
 //! Workload --> MemorySource, batches of 64 --> Pipeline::admit_batch, an empty table --> counted
-//! two workers: own frames, one table;  over what a loop without memory traffic gains on two cores
+//!                                        `---> stages: the same, one after the other, each alone
 //! ```
+
+pub mod callgrind;
+pub mod stages;
+mod workers;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::classify::{Classifier, Policy};
 use engine::dedup::{Fingerprinter, Table};
 use engine::net::{Link, Role, View};
 use engine::pipeline::{Pipeline, Verdict};
+use engine::session::balance::{Name, owners, slot};
+use engine::session::flow::Flows;
 use engine::source::memory::MemorySource;
 use engine::source::{Batch as _, Source as _};
 
 use crate::error::Error;
-use crate::record::Figure;
+use crate::record::{Figure, Figures};
+use crate::stats::median;
 use crate::workload::{WORKLOADS, Workload};
 
 /// Packets of a pass.
@@ -111,17 +118,49 @@ pub fn drive(source: &mut MemorySource, classifier: &Classifier, pipeline: &mut 
     Pass { elapsed, reported, allocations: after - settled.unwrap_or(after) }
 }
 
+/// The same, and for each packet that is reported, which of two sensors in balance gets it.
+fn drive_balanced(
+    source: &mut MemorySource,
+    classifier: &Classifier,
+    pipeline: &mut Pipeline,
+) -> Pass {
+    let names = ["10.0.0.1:2003", "10.0.0.2:2003"].map(|sensor| Name { sensor, ordinal: 0 });
+    let (owners, mut flows, mut shares) = (owners(&names), Flows::default(), [0u32; 2]);
+    let started = Instant::now();
+    while let Some(batch) = source.next_batch() {
+        pipeline.admit_batch(classifier, batch.frames(), 0, |packet, headers, verdict| {
+            flows.note(headers);
+            if verdict == Verdict::Report {
+                let owner = owners[slot(flows.of(packet.data, headers))];
+                shares[usize::from(owner)] += 1;
+            }
+        });
+    }
+    Pass { elapsed: started.elapsed(), reported: shares.iter().sum(), allocations: 0 }
+}
+
+type Drive = fn(&mut MemorySource, &Classifier, &mut Pipeline) -> Pass;
+
 /// One pass of a workload with an empty table; the packets must all be reported, once.
 ///
 /// # Errors
 ///
 /// When they are not.
-pub fn pass(source: &mut MemorySource, classifier: &Classifier) -> Result<Pass, Error> {
+pub fn pass(
+    source: &mut MemorySource,
+    classifier: &Classifier,
+    drive: Drive,
+) -> Result<Pass, Error> {
     source.rewind();
     let mut pipeline = Pipeline::new(table(), Fingerprinter::new(1));
     let pass = drive(source, classifier, &mut pipeline);
-    match pass.reported {
-        PACKETS => Ok(pass),
+    check(pass.reported)?;
+    Ok(pass)
+}
+
+fn check(reported: u32) -> Result<(), Error> {
+    match reported {
+        PACKETS => Ok(()),
         other => Err(Error::Unbelievable(format!("{other} of {PACKETS} packets were reported"))),
     }
 }
@@ -132,107 +171,68 @@ pub fn source(workload: &Workload) -> MemorySource {
     MemorySource::new(workload.frames(PACKETS), BATCH)
 }
 
-/// Frames of a pass.
+/// Packets of a pass, each as often as it is seen: what a figure is divided by.
 #[must_use]
-pub fn frames(workload: &Workload) -> f64 {
+pub fn packets(workload: &Workload) -> f64 {
     f64::from(PACKETS * workload.copies)
 }
 
-/// Nanoseconds a frame: the median of some passes.
-fn sample(workload: &Workload, source: &mut MemorySource) -> Result<(f64, u64), Error> {
+/// Nanoseconds a packet, the median of some passes; and the most allocations of one.
+fn sample(
+    workload: &Workload,
+    source: &mut MemorySource,
+    drive: Drive,
+) -> Result<(f64, u64), Error> {
     let classifier = classifier();
     let (mut times, mut allocations) = (Vec::new(), 0);
     for _ in 0..PASSES {
-        let pass = pass(source, &classifier)?;
-        times.push(pass.elapsed.as_secs_f64() * 1e9 / frames(workload));
+        let pass = pass(source, &classifier, drive)?;
+        times.push(pass.elapsed.as_secs_f64() * 1e9 / packets(workload));
         allocations = allocations.max(pass.allocations);
     }
-    times.sort_by(f64::total_cmp);
-    Ok((times[PASSES / 2], allocations))
+    Ok((median(&times).unwrap_or_default(), allocations))
 }
 
-/// The figures of `rounds` rounds; every workload in each.
+/// The figures of `rounds` rounds; every workload in each. With `balance`, what the choice between two
+/// sensors adds, too.
 ///
 /// # Errors
 ///
 /// A pass that loses or doubles packets.
-pub fn measure(rounds: usize, say: &mut dyn FnMut(&str)) -> Result<Vec<Figure>, Error> {
+pub fn measure(
+    rounds: usize,
+    balance: bool,
+    say: &mut dyn FnMut(&str),
+) -> Result<Vec<Figure>, Error> {
     let mut sources: Vec<_> = WORKLOADS.iter().map(source).collect();
-    let mut samples = vec![Vec::new(); WORKLOADS.len()];
-    let (mut allocations, mut shares, mut gains) = (Vec::new(), Vec::new(), Vec::new());
+    let mut figures = Figures::default();
     for round in 1..=rounds {
         say(&format!("pipeline: round {round} of {rounds}"));
         let mut most = 0;
-        for ((workload, source), samples) in WORKLOADS.iter().zip(&mut sources).zip(&mut samples) {
-            let (ns, allocated) = sample(workload, source)?;
-            samples.push(ns);
+        for (workload, source) in WORKLOADS.iter().zip(&mut sources) {
+            let name = workload.name;
+            let (ns, allocated) = sample(workload, source, drive)?;
+            figures.add(&format!("pipeline/{name}/ns"), "ns", ns);
             most = most.max(allocated);
+            if balance {
+                let (balanced, _) = sample(workload, source, drive_balanced)?;
+                figures.add(&format!("pipeline/{name}/balanced-ns"), "ns", balanced);
+                figures.add(&format!("pipeline/{name}/balanced-ratio"), "ratio", balanced / ns);
+            }
+            for (stage, ns) in stages::sample(workload, source)? {
+                figures.add(&format!("pipeline/{name}/{stage}-ns"), "ns", ns);
+            }
         }
-        allocations.push(f64::from(u32::try_from(most).unwrap_or(u32::MAX)));
-        let gain = two_against_one(|| (), |(), _worker| spin(PACKETS * 64));
-        let classifier = classifier();
-        let prepare = || (table(), [(); 2].map(|()| Mutex::new(sources[0].clone())));
-        let pipelines = two_against_one(prepare, |(table, sources), worker| {
-            // Another seed: these are other packets than the other worker's.
-            let prints = Fingerprinter::new(worker as u64 + 1);
-            let mut pipeline = Pipeline::new(Arc::clone(table), prints);
-            let mut source = sources[worker].lock().unwrap_or_else(PoisonError::into_inner);
-            source.rewind();
-            drive(&mut source, &classifier, &mut pipeline);
-        });
-        gains.push(gain);
-        shares.push(pipelines / gain);
+        figures.add(
+            "pipeline/allocations",
+            "per pass",
+            f64::from(u32::try_from(most).unwrap_or(u32::MAX)),
+        );
+        let (gain, share) = workers::share(&sources[0])?;
+        figures.add("pipeline/workers/gain-without-memory", "ratio", gain);
+        figures.add("pipeline/workers/share", "ratio", share);
     }
-    let mut figures = Vec::new();
-    for (workload, samples) in WORKLOADS.iter().zip(samples) {
-        figures.push(Figure::new(&format!("pipeline/{}/ns", workload.name), "ns", samples)?);
-    }
-    figures.push(Figure::new("pipeline/allocations", "per pass", allocations)?);
-    figures.push(Figure::new("pipeline/workers/gain-without-memory", "ratio", gains)?);
-    figures.push(Figure::new("pipeline/workers/share", "ratio", shares)?);
-    Ok(figures)
-}
-
-/// What two pinned threads do together over what one does: work of one, twice, in the time of both.
-fn two_against_one<T: Sync>(prepare: impl Fn() -> T, work: impl Fn(&T, usize) + Sync) -> f64 {
-    let cores = core_affinity::get_core_ids().unwrap_or_default();
-    let time = |workers: usize| {
-        let mut times = Vec::new();
-        for _ in 0..PASSES {
-            let (prepared, barrier) = (prepare(), Barrier::new(workers));
-            let slowest = std::thread::scope(|scope| {
-                let threads: Vec<_> = (0..workers)
-                    .map(|worker| {
-                        let (prepared, barrier, work) = (&prepared, &barrier, &work);
-                        // One alone runs where it runs beside the other.
-                        let core = cores.get(worker).copied();
-                        scope.spawn(move || {
-                            core.map(core_affinity::set_for_current);
-                            barrier.wait();
-                            let started = Instant::now();
-                            work(prepared, worker);
-                            started.elapsed()
-                        })
-                    })
-                    .collect();
-                threads.into_iter().map(|it| it.join().expect("no panic")).max()
-            });
-            times.push(slowest.unwrap_or_default().as_secs_f64());
-        }
-        times.sort_by(f64::total_cmp);
-        times[PASSES / 2]
-    };
-    let (one, two) = (time(1), time(2));
-    2.0 * one / two
-}
-
-/// Work of registers alone.
-fn spin(count: u32) {
-    let mut value = 1u64;
-    for n in 0..u64::from(count) {
-        value = black_box(value.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ n);
-    }
-    black_box(value);
+    figures.finish()
 }
 
 #[cfg(test)]
@@ -243,9 +243,16 @@ mod tests {
     fn each_workload_reports_each_packet_once() {
         for workload in WORKLOADS {
             let mut source = source(&workload);
-            for _ in 0..2 {
-                pass(&mut source, &classifier()).unwrap();
+            for drive in [drive as Drive, drive_balanced] {
+                pass(&mut source, &classifier(), drive).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn a_packet_that_is_missing_is_not_believed() {
+        let frames = WORKLOADS[0].frames(PACKETS - 1);
+        let error = pass(&mut MemorySource::new(frames, BATCH), &classifier(), drive).unwrap_err();
+        assert!(error.to_string().contains("49999 of 50000"), "{error}");
     }
 }
