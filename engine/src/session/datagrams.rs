@@ -109,8 +109,7 @@ impl Datagrams {
             // A plain datagram that is larger becomes IP fragments, which nothing cuts.
             let most = if self.form == Form::Plain { self.path.fits() } else { self.path.size() };
             let most = if self.segmenting.is_on() { most } else { 0 };
-            let sent =
-                send_datagrams(&*self.socket, &run.bytes, &run.ends, from, most, waits);
+            let sent = send_datagrams(&*self.socket, &run.bytes, &run.ends, from, most, waits);
             let SendOutcome { datagrams, bytes, failed, too_large, refused, .. } = sent;
             if sent.segmented != 0 {
                 self.segmenting.taken();
