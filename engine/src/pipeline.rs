@@ -55,20 +55,16 @@ const GROUP: usize = 16;
 struct Named<'f> {
     frame: Frame<'f>,
     headers: Headers,
-    scope: Result<Scope, DropReason>,
-    /// Set for one packet that is to be looked up.
-    key: Option<Key>,
+    what: What,
 }
 
-fn key_of(
-    fingerprinter: &Fingerprinter,
-    packet: &Frame<'_>,
-    headers: &Headers,
-    scope: Scope,
-) -> Key {
-    let (header, rest) = packet.data.split_at(headers.payload);
-    let payload = &rest[..headers.end - headers.payload];
-    fingerprinter.key(headers, header, payload).marked(scope.marks)
+/// What comes next for a frame.
+#[derive(Clone, Copy)]
+enum What {
+    /// It is one packet, which is dropped, or has this key.
+    Packet(Result<(Scope, Key), DropReason>),
+    /// It is to be cut; what was said of it holds for all its segments.
+    Super(Result<Scope, DropReason>),
 }
 
 /// See the module. One per worker; the table is everybody's.
@@ -130,17 +126,18 @@ impl Pipeline {
             if group.is_empty() {
                 return;
             }
-            for named in &group {
-                match named.key {
-                    Some(key) => {
-                        let scope = named.scope;
-                        let shown = (&named.frame, &named.headers);
-                        let verdict =
-                            self.look_up(classifier, scope, key, &named.frame, shown, now_ns);
-                        each(&named.frame, &named.headers, verdict);
+            for Named { frame, headers, what } in &group {
+                let verdict = match *what {
+                    What::Packet(Ok((scope, key))) => {
+                        self.look_up(classifier, scope, key, frame, (frame, headers), now_ns)
                     }
-                    None => self.admit_slowly(classifier, named, now_ns, &mut each),
-                }
+                    What::Packet(Err(reason)) => Verdict::Drop(reason),
+                    What::Super(verdict) => {
+                        self.admit_super(classifier, frame, headers, verdict, now_ns, &mut each);
+                        continue;
+                    }
+                };
+                each(frame, headers, verdict);
             }
             group.clear();
         }
@@ -151,18 +148,17 @@ impl Pipeline {
     #[inline]
     fn name<'f>(&mut self, classifier: &Classifier, frame: Frame<'f>) -> Named<'f> {
         let headers = Headers::parse(frame.data);
-        let mut scope = classifier.classify_with(&mut self.recall, &frame, &headers);
-        let mut key = None;
+        let verdict = classifier.classify_with(&mut self.recall, &frame, &headers);
         // Of a super-frame, each segment is narrowed for itself.
-        if frame.offload.gso_size == 0 {
-            scope = classifier.narrow(scope, &frame);
-            if let Ok(scope) = scope {
-                let named = key_of(&self.fingerprinter, &frame, &headers, scope);
-                self.table.prefetch(named);
-                key = Some(named);
-            }
+        if frame.offload.gso_size != 0 {
+            return Named { frame, headers, what: What::Super(verdict) };
         }
-        Named { frame, headers, scope, key }
+        let what = classifier.narrow(verdict, &frame).map(|scope| {
+            let key = self.fingerprinter.key(&headers, frame.data).marked(scope.marks);
+            self.table.prefetch(key);
+            (scope, key)
+        });
+        Named { frame, headers, what: What::Packet(what) }
     }
 
     /// The table's verdict on a packet, or the settler's. `shown` is what is reported of it: less than
@@ -171,50 +167,44 @@ impl Pipeline {
     fn look_up(
         &mut self,
         classifier: &Classifier,
-        scope: Result<Scope, DropReason>,
+        scope: Scope,
         key: Key,
         packet: &Frame<'_>,
         shown: (&Frame<'_>, &Headers),
         now_ns: u64,
     ) -> Verdict {
         let Self { table, settler, notes, .. } = self;
-        match scope {
-            Err(reason) => Verdict::Drop(reason),
-            Ok(Scope { point, candidate: None, .. }) => observe(table, key, point, packet, notes),
-            Ok(Scope { point: number, candidate: Some(candidate), .. }) => {
-                let (packet, headers) = shown;
-                let sighting = Sighting { key, number, candidate, packet, headers };
-                match classifier.settles() {
-                    true => settler.arrive(table, sighting, now_ns, notes),
-                    false => sighting.decide_at_once(table, notes),
-                }
-            }
+        let Scope { point: number, candidate, .. } = scope;
+        let Some(candidate) = candidate else {
+            return observe(table, key, number, packet, notes);
+        };
+        let (packet, headers) = shown;
+        let sighting = Sighting { key, number, candidate, packet, headers };
+        match classifier.settles() {
+            true => settler.arrive(table, sighting, now_ns, notes),
+            false => sighting.decide_at_once(table, notes),
         }
     }
 
-    /// A frame that is dropped by its addresses, or has to be cut.
-    fn admit_slowly(
+    /// A frame that has to be cut, with what its addresses, role and direction decide.
+    fn admit_super(
         &mut self,
         classifier: &Classifier,
-        named: &Named<'_>,
+        frame: &Frame<'_>,
+        headers: &Headers,
+        verdict: Result<Scope, DropReason>,
         now_ns: u64,
         each: &mut impl FnMut(&Frame<'_>, &Headers, Verdict),
     ) {
-        let Named { frame, headers, scope, .. } = named;
-        if frame.offload.gso_size == 0 {
-            let verdict = scope.map_or_else(Verdict::Drop, |_| unreachable!("it has a key"));
-            return each(frame, headers, verdict);
-        }
         let mut decide = |this: &mut Self,
                           packet: &Frame<'_>,
                           headers: &Headers,
                           shown: (&Frame<'_>, &Headers)| {
-            // Addresses, role and direction are the same for all the segments.
-            let verdict = match classifier.narrow(*scope, packet) {
+            let verdict = match classifier.narrow(verdict, packet) {
                 Err(reason) => Verdict::Drop(reason),
                 Ok(scope) => {
-                    let key = key_of(&this.fingerprinter, packet, headers, scope);
-                    this.look_up(classifier, Ok(scope), key, packet, shown, now_ns)
+                    let key = this.fingerprinter.key(headers, packet.data).marked(scope.marks);
+                    this.look_up(classifier, scope, key, packet, shown, now_ns)
                 }
             };
             each(shown.0, shown.1, verdict);

@@ -63,9 +63,7 @@ fn fingerprint(
     keys.clear();
     keys.extend(batch.frames().zip(headers).zip(scopes).filter_map(|((frame, headers), scope)| {
         let scope = scope.as_ref()?;
-        let (header, rest) = frame.data.split_at(headers.payload);
-        let payload = &rest[..headers.end - headers.payload];
-        Some((prints.key(headers, header, payload).marked(scope.marks), scope.point))
+        Some((prints.key(headers, frame.data).marked(scope.marks), scope.point))
     }));
 }
 

@@ -60,7 +60,7 @@ pub(super) fn observe_all(
 ) {
     let point = u16::try_from(point).expect("two points");
     for group in hashes.chunks(GROUP) {
-        let keys = group.iter().map(|hash| Key::of_hashes(*hash, *hash, !*hash));
+        let keys = group.iter().map(|hash| Key::new(*hash, *hash, !*hash));
         keys.clone().for_each(|key| table.prefetch(key));
         for key in keys {
             each(table.observe(key, point, now_ns));

@@ -24,6 +24,9 @@ impl Classes {
     /// A sensor, or a client that connected to the tap.
     pub(super) const PEER: Self = Self(1 << 3);
 
+    /// What a translation puts in a pod's place.
+    pub(super) const HOST: Self = Self(Self::OWN.0 | Self::SERVICE.0);
+
     pub(super) fn with(self, other: Self, is_so: bool) -> Self {
         Self(self.0 | if is_so { other.0 } else { 0 })
     }

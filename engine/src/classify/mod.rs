@@ -305,7 +305,7 @@ impl Classifier {
                 return Err(DropReason::Covered);
             }
             // An ICMP error may be about such an address.
-            let may_serve = either.is(Classes::OWN.or(Classes::SERVICE))
+            let may_serve = either.is(Classes::HOST)
                 || matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6);
             if may_serve {
                 candidate = self.service(frame, headers, at_uplink, source, destination);
@@ -315,8 +315,8 @@ impl Classifier {
         if at_uplink && candidate.is_none() && own_end.is(Classes::OWN) {
             candidate = self.node(frame, headers, inbound);
         }
-        let is_marked = |end: Classes| end.is(Classes::OWN.or(Classes::SERVICE));
-        let marks = Marks { source: is_marked(source), destination: is_marked(destination) };
+        let marks =
+            Marks { source: source.is(Classes::HOST), destination: destination.is(Classes::HOST) };
         Ok(Scope { point: place.slot * 2 + u16::from(inbound), candidate, marks })
     }
 

@@ -9,6 +9,7 @@
 //! [`Config`]; none sees a flag.
 
 mod filter;
+mod latency;
 mod passive;
 mod sensors;
 mod settings;
@@ -174,10 +175,7 @@ impl Config {
                 .into_iter()
                 .collect(),
         };
-        with("latency").parse(|text| match text {
-            "low" | "balanced" | "throughput" => Ok(()),
-            _ => Err(format!("{text:?} is neither low, nor balanced, nor throughput")),
-        })?;
+        with("latency").parse(latency::check)?;
         with("capture").parse(|text| match text {
             "auto" | "af-packet" => Ok(()),
             _ => Err(format!("{text:?} is neither auto nor af-packet")),
@@ -385,13 +383,6 @@ mod tests {
         assert_eq!((config.encoding, config.policy.election), (Encoding::Stream, Election::Source));
         assert!(config.sensors.is_empty() && config.metrics.is_none());
         assert_eq!(config.sharing, Sharing::default(), "every sensor gets every packet, once");
-    }
-
-    #[test]
-    fn a_preset_that_is_none_is_refused() {
-        assert_eq!(config(&["--latency", "low"]).unwrap().flush_ns, 100_000);
-        let said = refused(&["--latency", "fast"]);
-        assert!(said.starts_with("--latency: ") && said.contains("throughput"), "{said}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use super::latency;
 use super::passive::PASSWORD_VARIABLE;
 
 /// A setting that takes a value.
@@ -279,29 +280,6 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// What `--latency` means for settings that nobody gave: preset, flag, value. What it does not name
-/// stays as it is.
-const PRESETS: &[(&str, &str, &str)] = &[
-    ("low", "flush-us", "100"),
-    ("throughput", "flush-us", "4000"),
-    ("throughput", "block-timeout-ms", "4"),
-];
-
-/// Puts the preset's values where there are only defaults.
-fn preset(resolved: &mut [(&'static Setting, String, Origin)]) {
-    let chosen = resolved.iter().find(|(setting, ..)| setting.flag == "latency");
-    let Some(chosen) = chosen.map(|(_, text, _)| text.trim().to_owned()) else { return };
-    for (setting, text, origin) in
-        resolved.iter_mut().filter(|(.., origin)| *origin == Origin::Default)
-    {
-        let found = PRESETS.iter().find(|(name, flag, _)| *name == chosen && *flag == setting.flag);
-        if let Some((name, _, value)) = found {
-            *text = (*value).into();
-            *origin = Origin::Preset(name);
-        }
-    }
-}
-
 impl Settings {
     /// Adds the flags to a command.
     #[must_use]
@@ -369,7 +347,7 @@ impl Settings {
             }
             resolved.push(found.unwrap_or((setting, setting.default.into(), Origin::Default)));
         }
-        preset(&mut resolved);
+        latency::apply(&mut resolved);
         let password = match variable(PASSWORD_VARIABLE).filter(|value| !value.is_empty()) {
             Some(value) => Some(value.into_string().map_err(|_not_utf8| super::ConfigError {
                 setting: PASSWORD_VARIABLE.into(),
@@ -462,25 +440,6 @@ mod tests {
         assert_eq!(of(&[], &all[1..]), ("10.2.0.0/16".into(), Origin::Variable("PODNET".into())));
         assert_eq!(of(&[], &[("PODTAP_PODNET", ""), all[1]]).0, "10.2.0.0/16", "empty is unset");
         assert_eq!(of(&[], &[]), (String::new(), Origin::Default));
-    }
-
-    #[test]
-    fn a_preset_gives_way_to_what_was_given() {
-        let of = |args: &[&str], variables: &[(&str, &str)]| {
-            let settings = Settings::from_parts(args, variables).unwrap();
-            ["flush-us", "block-timeout-ms"].map(|flag| settings.text(flag).to_owned())
-        };
-        assert_eq!(of(&[], &[]), ["1000", "1"]);
-        assert_eq!(of(&["--latency", "balanced"], &[]), ["1000", "1"]);
-        assert_eq!(of(&["--latency", "low"], &[]), ["100", "1"]);
-        assert_eq!(of(&[], &[("PODTAP_LATENCY", " throughput ")]), ["4000", "4"]);
-        let given = [("PODTAP_BLOCK_TIMEOUT_MS", "2")];
-        assert_eq!(
-            of(&["--latency", "throughput", "--flush-us", "7"], &given),
-            ["7", "2"].map(String::from)
-        );
-        let text = Settings::from_parts(&["--latency", "low"], &[]).unwrap().to_text();
-        assert!(text.contains("# --latency low"), "{text}");
     }
 
     #[test]

@@ -80,11 +80,12 @@ impl Fingerprinter {
         Self { ignores_dscp, ..self }
     }
 
-    /// The key, without marks, of a frame, or of a segment of it: `header` is the frame from its first byte to
-    /// `headers.payload`, `payload` what follows, both without link padding.
+    /// The key, without marks, of a frame, or of a segment of it, whose headers these are.
     #[must_use]
     #[inline]
-    pub fn key(&self, headers: &Headers, header: &[u8], payload: &[u8]) -> Key {
+    pub fn key(&self, headers: &Headers, packet: &[u8]) -> Key {
+        // Without link padding.
+        let (header, payload) = packet[..headers.end].split_at(headers.payload);
         self.common_key(headers, header, payload)
             .unwrap_or_else(|| self.any_key(headers, header, payload))
     }

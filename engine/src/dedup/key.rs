@@ -59,7 +59,8 @@ pub struct Key {
 
 impl Key {
     /// Of the content's hash and those of the two ends, of which none is marked.
-    pub(super) fn new(hash: u64, source: u64, destination: u64) -> Self {
+    #[must_use]
+    pub fn new(hash: u64, source: u64, destination: u64) -> Self {
         let end = |hash: u64| (hash >> (64 - END_BITS + 1)).max(1);
         // As good as the ends' own hashes, and not the same for two ends in the other order.
         let both = source.rotate_left(23).wrapping_add(destination);
@@ -68,12 +69,6 @@ impl Key {
             ends: end(source) << END_BITS | end(destination),
             exact: fold(both, 0xa076_1d64_78bd_642f) >> (64 - EXACT_BITS),
         }
-    }
-
-    /// Of hashes that somebody else has made: for measuring a table alone.
-    #[must_use]
-    pub fn of_hashes(content: u64, source: u64, destination: u64) -> Self {
-        Self::new(content, source, destination)
     }
 
     /// With the ends that are marked.

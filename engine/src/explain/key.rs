@@ -84,9 +84,7 @@ const ENDS: [&str; 5] =
 /// Ends are short in the key: with two seeds, two that differ are hardly equal twice.
 fn keys(data: &[u8]) -> [Key; 2] {
     let headers = Headers::parse(data);
-    let (header, rest) = data.split_at(headers.payload);
-    let payload = &rest[..headers.end - headers.payload];
-    [1, 2].map(|seed| Fingerprinter::new(seed).key(&headers, header, payload))
+    [1, 2].map(|seed| Fingerprinter::new(seed).key(&headers, data))
 }
 
 /// What counts in this packet.

@@ -62,7 +62,6 @@ impl Datagrams {
 
     /// Follows the path's changes, when that is due; `size` is what runs are packed for.
     pub(super) fn look(&mut self, now: Instant, size: &AtomicUsize, stats: &SessionStats) {
-        self.segmenting.look(now);
         if self.path.is_due(now) {
             let is_lowered = self.path.look(now);
             self.publish(is_lowered, size, stats);
@@ -87,6 +86,7 @@ impl Datagrams {
     pub(super) fn send(
         &mut self,
         run: &mut Box<Run>,
+        now: Instant,
         size: &AtomicUsize,
         waits: &mut u32,
         stats: &SessionStats,
@@ -108,7 +108,7 @@ impl Datagrams {
         loop {
             // A plain datagram that is larger becomes IP fragments, which nothing cuts.
             let most = if self.form == Form::Plain { self.path.fits() } else { self.path.size() };
-            let most = if self.segmenting.is_on() { most } else { 0 };
+            let most = if self.segmenting.is_on(now) { most } else { 0 };
             let sent = send_datagrams(&*self.socket, &run.bytes, &run.ends, from, most, waits);
             let SendOutcome { datagrams, bytes, failed, too_large, refused, .. } = sent;
             if sent.segmented != 0 {
@@ -118,7 +118,7 @@ impl Datagrams {
             if let Some(errno) = sent.uncut {
                 let error = std::io::Error::from_raw_os_error(errno);
                 tracing::info!(%error, "UDP_SEGMENT is refused: datagrams go one by one for a while");
-                self.segmenting.refused();
+                self.segmenting.refused(now);
                 stats.segmenting_refused.fetch_add(1, Ordering::Relaxed);
             }
             if refused != 0 {
@@ -170,8 +170,6 @@ impl Datagrams {
 /// Whether the kernel is left to cut datagrams of one size (`UDP_SEGMENT`).
 #[derive(Debug, Default)]
 struct Segmenting {
-    /// As of the last look.
-    now: Option<Instant>,
     /// Refused: it is tried again then.
     again: Option<Instant>,
     /// Refusals in a row.
@@ -183,22 +181,15 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const MOST_DOUBLINGS: u32 = 6;
 
 impl Segmenting {
-    fn look(&mut self, now: Instant) {
-        self.now = Some(now);
-        if self.again.is_some_and(|again| again <= now) {
-            self.again = None;
-        }
-    }
-
-    fn is_on(&self) -> bool {
-        self.again.is_none()
+    fn is_on(&self, now: Instant) -> bool {
+        self.again.is_none_or(|again| again <= now)
     }
 
     /// A device or a route on the way cannot do it; that may change.
-    fn refused(&mut self) {
+    fn refused(&mut self, now: Instant) {
         let wait = FIRST_WAIT * (1 << self.refusals.min(MOST_DOUBLINGS));
         self.refusals += 1;
-        self.again = self.now.map(|now| now + wait);
+        self.again = Some(now + wait);
     }
 
     /// It worked.
@@ -260,21 +251,17 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut segmenting = Segmenting::default();
-        assert!(segmenting.is_on());
+        assert!(segmenting.is_on(start));
         let mut now = 0;
         for wait in [1, 2, 4, 8, 16, 32, 64, 64, 64] {
-            segmenting.look(at(now));
-            segmenting.refused();
-            assert!(!segmenting.is_on());
+            segmenting.refused(at(now));
+            assert!(!segmenting.is_on(at(now)));
             now += wait;
-            segmenting.look(at(now) - Duration::from_millis(1));
-            assert!(!segmenting.is_on());
-            segmenting.look(at(now));
-            assert!(segmenting.is_on(), "after {wait} s");
+            assert!(!segmenting.is_on(at(now) - Duration::from_millis(1)));
+            assert!(segmenting.is_on(at(now)), "after {wait} s");
         }
         segmenting.taken();
-        segmenting.refused();
-        segmenting.look(at(now + 1));
-        assert!(segmenting.is_on());
+        segmenting.refused(at(now));
+        assert!(segmenting.is_on(at(now + 1)));
     }
 }

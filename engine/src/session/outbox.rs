@@ -222,7 +222,7 @@ impl Outbox {
             Link::Udp(datagrams) => {
                 datagrams.look(now, &self.size, stats);
                 while let Some(mut run) = self.next(allowance) {
-                    datagrams.send(&mut run, &self.size, &mut allowance.waits, stats);
+                    datagrams.send(&mut run, now, &self.size, &mut allowance.waits, stats);
                     self.give_back(run);
                 }
                 Pump::Idle

@@ -1,6 +1,6 @@
 //! Addresses as one kind of number, and sets of prefixes of them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -49,15 +49,6 @@ impl Address {
     pub fn as_v4(self) -> Option<u32> {
         let low = u32::try_from(self.0 & 0xffff_ffff).expect("masked");
         (self.0 >> 32 == Self::MAPPED >> 32).then_some(low)
-    }
-
-    /// The IPv4 address, if it is one.
-    #[must_use]
-    pub fn to_v4(self) -> Option<Ipv4Addr> {
-        match self.to_ip() {
-            IpAddr::V4(v4) => Some(v4),
-            IpAddr::V6(_) => None,
-        }
     }
 }
 

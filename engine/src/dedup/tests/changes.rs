@@ -268,8 +268,7 @@ fn drop_range(_: std::ops::Range<usize>, kind: u8) -> u8 {
 
 fn key_by(fingerprinter: Fingerprinter, data: &[u8]) -> Key {
     let headers = Headers::parse(data);
-    let (header, payload) = data[..headers.end].split_at(headers.payload);
-    fingerprinter.key(&headers, header, payload)
+    fingerprinter.key(&headers, data)
 }
 
 fn key(data: &[u8]) -> Key {

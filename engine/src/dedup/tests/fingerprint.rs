@@ -15,8 +15,7 @@ fn tcp() -> Vec<u8> {
 
 fn key(data: &[u8]) -> Key {
     let headers = Headers::parse(data);
-    let (header, payload) = data[..headers.end].split_at(headers.payload);
-    Fingerprinter::new(7).key(&headers, header, payload)
+    Fingerprinter::new(7).key(&headers, data)
 }
 
 #[test]

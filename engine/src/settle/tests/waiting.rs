@@ -250,11 +250,7 @@ fn a_new_interface_that_netlink_has_not_told_of_is_not_doubled() {
 #[test]
 fn the_hold_gives_back_what_it_took_in_any_order_of_decisions() {
     use super::super::hold::{Hold, Waiting};
-    let key = |data: &[u8]| {
-        let headers = Headers::parse(data);
-        let (header, rest) = data.split_at(headers.payload);
-        Fingerprinter::new(1).key(&headers, header, rest)
-    };
+    let key = |data: &[u8]| Fingerprinter::new(1).key(&Headers::parse(data), data);
     let mut random = 12345u64;
     let mut next = move |below: u64| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
