@@ -29,7 +29,7 @@ pub struct Options {
     pub callgrind: bool,
     /// What balance adds to the pipeline is measured, too.
     pub balance: bool,
-    /// Another tap; see [`forward::Options`].
+    /// Another tap in active mode: a command line with `{iface}`, `{sensor}` and `{port}`.
     pub peer: Option<String>,
 }
 
@@ -86,10 +86,7 @@ pub const STEPS: [Step; 6] = [
         has_traffic: true,
         needs_podtap: true,
         programs: &["taskset", "setpriv"],
-        measure: |options, say| {
-            let Options { podtap, rounds, time, peer, .. } = options.clone();
-            forward::measure(&forward::Options { podtap, peer, rounds, time }, say)
-        },
+        measure: forward::measure,
     },
     Step {
         name: "harm",

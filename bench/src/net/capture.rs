@@ -16,7 +16,7 @@ use engine::source::packet::{Geometry, PacketOptions, PacketSource};
 use engine::source::{Batch as _, Source as _, SourceStats};
 use engine::sys::Waker;
 
-use super::generator::{Sizes, send};
+use super::generator::Sizes;
 use super::loops::thread_cpu;
 use super::rig::Rig;
 use crate::error::Error;
@@ -80,13 +80,7 @@ fn read(reader: Reader, is_over: &AtomicBool, ready: &AtomicBool) -> Result<Seen
 }
 
 /// Delivered frames a second, their share that was lost, and CPU nanoseconds a frame.
-fn run(
-    rig: &Rig,
-    reader: Reader,
-    size: usize,
-    time: Duration,
-    first: u32,
-) -> Result<[f64; 3], Error> {
+fn run(rig: &Rig, reader: Reader, size: usize, time: Duration) -> Result<[f64; 3], Error> {
     let [is_over, ready] = [false; 2].map(|value| Arc::new(AtomicBool::new(value)));
     std::thread::scope(|scope| {
         let (over, is_ready) = (Arc::clone(&is_over), Arc::clone(&ready));
@@ -94,12 +88,12 @@ fn run(
         while !ready.load(Ordering::Acquire) && !reading.is_finished() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let sent = rig.generator.run(move || send("gen0", Sizes::Fixed(size), None, time, first));
+        let sent = rig.generate(Sizes::Fixed(size), None, time);
         is_over.store(true, Ordering::Release);
         let seen = reading
             .join()
             .map_err(|_panic| Error::Unbelievable("a reader panicked".into()))???;
-        let sent = sent??;
+        let sent = sent?;
         // What the interfaces say by themselves (multicast) is seen too.
         let lost = seen.stats.ring_dropped;
         if seen.frames + lost < sent.frames {
@@ -127,15 +121,11 @@ pub fn measure(
 ) -> Result<Vec<Figure>, Error> {
     let rig = Rig::new()?;
     let mut figures = Figures::default();
-    let mut first = 1u32;
     for round in 1..=rounds {
         say(&format!("capture: round {round} of {rounds}"));
         let mut worst = 0.0f64;
         for size in SIZES {
-            let mut rate = |reader| {
-                first = first.wrapping_add(1 << 24);
-                run(&rig, reader, size, time, first)
-            };
+            let rate = |reader| run(&rig, reader, size, time);
             let [bare, _, bare_cpu] = rate(Reader::Bare)?;
             let [engine, lost, engine_cpu] = rate(Reader::Engine)?;
             worst = worst.max(lost);

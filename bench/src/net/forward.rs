@@ -7,35 +7,22 @@
 //!
 //! The highest rate without loss is halved in on between what was carried and what was not.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use super::generator::{Sent, Sizes, send};
+use super::generator::{Sent, Sizes};
 use super::loops::{self, Loop};
 use super::rig::{Rig, SINK};
-use super::tap::{Counts, Program, at_rest, check_program, flags, until};
+use super::tap::{Program, SENSOR_PORT, at_rest, podtap_and_sensor, sensor};
+use crate::all::Options;
 use crate::error::Error;
 use crate::record::{Figure, Figures};
-
-/// What to measure.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// podtap.
-    pub podtap: PathBuf,
-    /// Another tap in active mode: a command line with `{iface}`, `{sensor}` and `{port}`.
-    pub peer: Option<String>,
-    /// Rounds.
-    pub rounds: usize,
-    /// Each measurement's time.
-    pub time: Duration,
-}
 
 const SIZES: [Sizes; 3] = [Sizes::Fixed(64), Sizes::Mix, Sizes::Fixed(1518)];
 /// Frames a second at which podtap's CPU is measured, by the above: busy, and nothing is lost.
 const RATES: [f64; 3] = [400_000.0, 300_000.0, 250_000.0];
 /// The same of other taps, which carry less.
 const OTHERS_RATES: [f64; 3] = [100_000.0, 80_000.0, 50_000.0];
-const SENSOR_PORT: u16 = 2003;
 /// Halvings of the search for the highest rate.
 const HALVINGS: usize = 5;
 /// Where that search begins: more than one generator sends.
@@ -44,41 +31,17 @@ const MOST_RATE: f64 = 1_500_000.0;
 struct Bench<'a> {
     options: &'a Options,
     rig: Rig,
-    /// Numbers of packets that were not sent yet.
-    next: u32,
 }
 
 impl Bench<'_> {
-    fn generate(&mut self, sizes: Sizes, rate: Option<f64>) -> Result<Sent, Error> {
-        let (first, time) = (self.next, self.options.time);
-        let sent = self.rig.generator.run(move || send("gen0", sizes, rate, time, first))??;
-        self.next = self.next.wrapping_add(u32::try_from(sent.frames).unwrap_or(u32::MAX));
-        Ok(sent)
-    }
-
-    fn podtap(&self, more: &str) -> Result<(Program, Program), Error> {
-        let podtap = self.options.podtap.display();
-        let sensor = Program::start(
-            &self.rig.sink,
-            0,
-            &format!("{podtap} sensor --listen {SINK}:{SENSOR_PORT} --write /dev/null"),
-        )?;
-        let tap = Program::start(
-            &self.rig.node,
-            1,
-            &format!(
-                "{podtap} run --sensor {SINK} --port {SENSOR_PORT} --interface tap0 {} {more}",
-                flags()
-            ),
-        )?;
-        until("the tap has a capture", || Ok(Counts::read(&self.rig.node)?.sessions == 1))?;
-        Ok((tap, sensor))
+    fn generate(&self, sizes: Sizes, rate: Option<f64>) -> Result<Sent, Error> {
+        self.rig.generate(sizes, rate, self.options.time)
     }
 
     /// CPU nanoseconds a frame that was sent, resident memory after it, and what share of the datagrams
     /// the kernel cut.
-    fn cost(&mut self, sizes: Sizes, rate: f64) -> Result<[f64; 3], Error> {
-        let (tap, _sensor) = self.podtap("")?;
+    fn cost(&self, sizes: Sizes, rate: f64) -> Result<[f64; 3], Error> {
+        let [tap, _sensor] = podtap_and_sensor(&self.rig, &self.options.podtap, "")?;
         // Memory that is touched for the first time costs once.
         self.generate(sizes, Some(rate))?;
         let (before, cpu) = (at_rest(&self.rig.node)?, tap.cpu()?);
@@ -101,7 +64,7 @@ impl Bench<'_> {
     }
 
     /// The same of another tap, by the datagrams that the sink got.
-    fn cost_of(&mut self, command: &str, sizes: Sizes, rate: f64) -> Result<f64, Error> {
+    fn cost_of(&self, command: &str, sizes: Sizes, rate: f64) -> Result<f64, Error> {
         let mut tap = Program::start(&self.rig.node, 1, command)?;
         std::thread::sleep(Duration::from_millis(1500));
         tap.check(command)?;
@@ -119,8 +82,8 @@ impl Bench<'_> {
     }
 
     /// The highest rate, in thousand frames a second, at which nothing is lost.
-    fn highest(&mut self, sizes: Sizes) -> Result<f64, Error> {
-        let (_tap, _sensor) = self.podtap("")?;
+    fn highest(&self, sizes: Sizes) -> Result<f64, Error> {
+        let _programs = podtap_and_sensor(&self.rig, &self.options.podtap, "")?;
         let (mut low, mut high) = (0.0, MOST_RATE);
         for step in 0..=HALVINGS {
             let rate = if step == 0 { None } else { Some(f64::midpoint(low, high)) };
@@ -153,8 +116,7 @@ fn per(spent: Duration, count: u64) -> f64 {
 ///
 /// Without root or a program, or when frames are not accounted for.
 pub fn measure(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Vec<Figure>, Error> {
-    check_program(&options.podtap)?;
-    let mut bench = Bench { options, rig: Rig::new()?, next: 1 };
+    let bench = Bench { options, rig: Rig::new()? };
     let this = std::env::current_exe().map_err(Error::call("this program's path"))?;
     let libpcap = libpcap_command(&this);
     let mut figures = Figures::default();
@@ -179,11 +141,7 @@ pub fn measure(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Vec<Figur
                     .replace("{iface}", "tap0")
                     .replace("{sensor}", SINK)
                     .replace("{port}", &SENSOR_PORT.to_string());
-                let sensor_line = format!(
-                    "{} sensor --listen {SINK}:{SENSOR_PORT} --write /dev/null",
-                    options.podtap.display()
-                );
-                let _sensor = Program::start(&bench.rig.sink, 0, &sensor_line)?;
+                let _sensor = sensor(&bench.rig, &options.podtap)?;
                 let peers = bench.cost_of(&command, sizes, slow)?;
                 figures.add(&format!("forward/{name}/peer-ratio"), "ratio", peers / ours);
             }

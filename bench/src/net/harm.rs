@@ -11,18 +11,15 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::generator::{Sizes, send};
+use super::generator::Sizes;
 use super::rig::Rig;
-use super::tap::{Counts, Program, check_program, flags, until};
+use super::tap::{Counts, Program, podtap, until};
 use crate::error::Error;
 use crate::record::{Figure, Figures};
 
-fn tap(rig: &Rig, podtap: &Path, more: &str) -> Result<Program, Error> {
-    let line =
-        format!("{} run --sensor 10.9.0.2 --interface tap0 {} {more}", podtap.display(), flags());
-    let mut program = Program::start(&rig.node, 1, &line)?;
-    until("the tap is up", || Counts::read(&rig.node).map(|_counts| true))?;
-    program.check(&line)?;
+/// podtap, and time for it to follow the network.
+fn tap(rig: &Rig, path: &Path, more: &str) -> Result<Program, Error> {
+    let program = podtap(rig, path, more)?;
     std::thread::sleep(Duration::from_millis(300));
     Ok(program)
 }
@@ -48,32 +45,23 @@ fn iperf3(rig: &Rig, time: Duration) -> Result<f64, Error> {
 ///
 /// Without root, podtap or iperf3.
 pub fn measure(
-    podtap: &Path,
+    path: &Path,
     rounds: usize,
     time: Duration,
     say: &mut dyn FnMut(&str),
 ) -> Result<Vec<Figure>, Error> {
-    check_program(podtap)?;
     let rig = Rig::new()?;
     rig.generator.ip("address add 10.8.0.2/24 dev gen0")?;
     rig.node.ip("address add 10.8.0.1/24 dev tap0")?;
     let mut figures = Figures::default();
-    let mut first = 1u32;
     for round in 1..=rounds {
         say(&format!("harm: round {round} of {rounds}"));
-        let mut rate = |size| -> Result<f64, Error> {
-            first = first.wrapping_add(1 << 24);
-            let number = first;
-            let sent = rig
-                .generator
-                .run(move || send("gen0", Sizes::Fixed(size), None, time, number))??;
-            Ok(sent.rate())
-        };
+        let rate = |size| Ok::<_, Error>(rig.generate(Sizes::Fixed(size), None, time)?.rate());
         // tap0 is an uplink then, and its traffic another tapped node's.
         rig.node.ip("route replace default via 10.8.0.2 dev tap0")?;
         let untapped = [rate(64)?, rate(1500)?];
         {
-            let _tap = tap(&rig, podtap, "--tapped-net 10.0.0.0/8")?;
+            let _tap = tap(&rig, path, "--tapped-net 10.0.0.0/8")?;
             let received = || Ok::<_, Error>(Counts::read(&rig.node)?.received);
             let before = received()?;
             let tapped = [rate(64)?, rate(1500)?];
@@ -87,7 +75,7 @@ pub fn measure(
         let untapped = iperf3(&rig, time)?;
         figures.add("harm/iperf3/untapped-gbit", "Gbit/s", untapped / 1e9);
         for (name, more) in [("iperf3", ""), ("iperf3-256", "--snaplen 256")] {
-            let _tap = tap(&rig, podtap, more)?;
+            let _tap = tap(&rig, path, more)?;
             figures.add(&format!("harm/{name}/share"), "ratio", iperf3(&rig, time)? / untapped);
         }
     }

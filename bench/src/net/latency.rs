@@ -9,9 +9,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::generator::{Sizes, send};
-use super::rig::{Rig, SINK};
-use super::tap::{Counts, Program, at_rest, check_program, flags, until};
+use super::generator::Sizes;
+use super::rig::Rig;
+use super::tap::{Program, at_rest, podtap_and_sensor, until};
 use crate::error::Error;
 use crate::interrupt::Folder;
 use crate::record::{Figure, Figures};
@@ -81,35 +81,22 @@ pub fn measure(
     time: Duration,
     say: &mut dyn FnMut(&str),
 ) -> Result<Vec<Figure>, Error> {
-    check_program(podtap)?;
     let rig = Rig::new()?;
     let folder = Folder::new()?;
     let file = folder.path().join("datagrams.pcap");
-    let podtap = podtap.display();
     let mut figures = Figures::default();
-    let mut first = 1u32;
     for round in 1..=rounds {
         say(&format!("latency: round {round} of {rounds}"));
         for preset in PRESETS {
             for (rate, suffix) in RATES {
-                let sensor = format!("{podtap} sensor --listen {SINK}:2003 --write /dev/null");
-                let _sensor = Program::start(&rig.sink, 0, &sensor)?;
-                let tap = format!(
-                    "{podtap} run --sensor {SINK} --interface tap0 --latency {preset} {}",
-                    flags()
-                );
-                let _tap = Program::start(&rig.node, 1, &tap)?;
-                until("the tap has a capture", || Ok(Counts::read(&rig.node)?.sessions == 1))?;
+                let _programs = podtap_and_sensor(&rig, podtap, &format!("--latency {preset}"))?;
                 let dump = format!(
                     "tcpdump -i snk0 -w {} -B 16384 -U --time-stamp-precision=nano udp dst port not 9",
                     file.display()
                 );
                 let dumping = Program::start(&rig.sink, 0, &dump)?;
                 until("tcpdump writes", || Ok(file.metadata().is_ok_and(|it| it.len() >= 24)))?;
-                first = first.wrapping_add(1 << 24);
-                let number = first;
-                rig.generator
-                    .run(move || send("gen0", Sizes::Fixed(64), Some(rate), time, number))??;
+                rig.generate(Sizes::Fixed(64), Some(rate), time)?;
                 at_rest(&rig.node)?;
                 drop(dumping);
                 let bytes = std::fs::read(&file).map_err(Error::file(&file))?;

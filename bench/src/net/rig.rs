@@ -8,6 +8,10 @@
 //! before sockets are looked for. (RPS, or a thread of the kernel's, on the other core would cost the sender an
 //! interrupt of that core instead, which is dear in a virtual machine; XDP on a veth copies each packet first.) A veth takes what UDP_SEGMENT leaves uncut, as no NIC does, so that is switched off.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::generator::{Sent, Sizes, send};
 use super::namespace::Namespace;
 use crate::error::Error;
 
@@ -23,7 +27,12 @@ pub struct Rig {
     pub node: Namespace,
     /// Has the sensor.
     pub sink: Namespace,
+    /// The next run's first packet: packets of one run differ from those of another.
+    next: AtomicU32,
 }
+
+/// More packets than a run has.
+const RUN: u32 = 1 << 24;
 
 impl Rig {
     /// Makes it.
@@ -52,7 +61,17 @@ impl Rig {
         }
         node.command("ethtool -K up0 tx-udp-segmentation off")?;
         sink.command("iptables -t raw -A PREROUTING -i snk0 -p udp -j DROP")?;
-        Ok(Self { generator, node, sink })
+        Ok(Self { generator, node, sink, next: AtomicU32::new(1) })
+    }
+
+    /// Sends new packets towards the node, as [`send`] does.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn generate(&self, sizes: Sizes, rate: Option<f64>, time: Duration) -> Result<Sent, Error> {
+        let first = self.next.fetch_add(RUN, Ordering::Relaxed);
+        self.generator.run(move || send("gen0", sizes, rate, time, first))?
     }
 
     /// Datagrams that the sink has dropped, and so received.

@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::namespace::Namespace;
+use super::rig::{Rig, SINK};
 use crate::error::Error;
 
 /// How long programs get to start, and to work off what is left.
@@ -120,10 +121,47 @@ pub struct Counts {
 
 const METRICS: &str = "127.0.0.1:9101";
 
-/// Flags that every podtap here has.
-#[must_use]
-pub fn flags() -> String {
-    format!("--workers 1 --metrics {METRICS} --state-socket none")
+/// Where sensors listen, at the sink.
+pub const SENSOR_PORT: u16 = 2003;
+
+/// podtap's own sensor, at the sink.
+///
+/// # Errors
+///
+/// When it cannot be started.
+pub fn sensor(rig: &Rig, podtap: &Path) -> Result<Program, Error> {
+    let podtap = podtap.display();
+    let line = format!("{podtap} sensor --listen {SINK}:{SENSOR_PORT} --write /dev/null");
+    Program::start(&rig.sink, 0, &line)
+}
+
+/// podtap with one worker at `tap0`, and with these flags, once it answers.
+///
+/// # Errors
+///
+/// When it does not, or ends.
+pub fn podtap(rig: &Rig, podtap: &Path, more: &str) -> Result<Program, Error> {
+    let podtap = podtap.display();
+    let line = format!(
+        "{podtap} run --sensor {SINK} --port {SENSOR_PORT} --interface tap0 --workers 1 \
+         --metrics {METRICS} --state-socket none {more}"
+    );
+    let mut program = Program::start(&rig.node, 1, &line)?;
+    until("the tap is up", || Counts::read(&rig.node).map(|_counts| true))?;
+    program.check(&line)?;
+    Ok(program)
+}
+
+/// podtap, and a sensor that has a capture of it.
+///
+/// # Errors
+///
+/// When it does not come to that.
+pub fn podtap_and_sensor(rig: &Rig, podtap_path: &Path, more: &str) -> Result<[Program; 2], Error> {
+    let sensor = sensor(rig, podtap_path)?;
+    let tap = podtap(rig, podtap_path, more)?;
+    until("the tap has a capture", || Ok(Counts::read(&rig.node)?.sessions == 1))?;
+    Ok([tap, sensor])
 }
 
 impl Counts {
